@@ -1,0 +1,166 @@
+//! One [`Request`] to one line: the inverse of parsing, for clients.
+
+use super::{Address, Delete, Durability, Op, Placed, Request, Store, Write};
+use crate::json;
+use crate::time::Date;
+
+/// An object that is being written, field by field.
+struct Object<'o> {
+    out: &'o mut Vec<u8>,
+    first: bool,
+}
+
+impl<'o> Object<'o> {
+    fn open(out: &'o mut Vec<u8>) -> Self {
+        out.push(b'{');
+        Self { out, first: true }
+    }
+
+    fn name(&mut self, name: &str) -> &mut Vec<u8> {
+        if !std::mem::take(&mut self.first) {
+            self.out.push(b',');
+        }
+        json::write_string(self.out, name);
+        self.out.push(b':');
+        self.out
+    }
+
+    fn text(&mut self, name: &str, value: &str) {
+        json::write_string(self.name(name), value);
+    }
+
+    fn opt_text(&mut self, name: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.text(name, value);
+        }
+    }
+
+    fn opt_number(&mut self, name: &str, value: Option<u64>) {
+        if let Some(value) = value {
+            json::write_u64(self.name(name), value);
+        }
+    }
+
+    fn opt_date(&mut self, date: Option<Date>) {
+        if let Some(date) = date {
+            self.text("date", &date.to_string());
+        }
+    }
+
+    fn close(self) {
+        self.out.push(b'}');
+    }
+}
+
+impl Request<'_> {
+    /// Appends the request as one line, newline included; `id` is written as it is, so it must be a
+    /// valid JSON scalar.
+    pub fn write_line(&self, id: Option<&str>, out: &mut Vec<u8>) {
+        let mut object = Object::open(out);
+        object.text("op", self.op.name());
+        if let Some(id) = id {
+            object.name("id").extend_from_slice(id.as_bytes());
+        }
+        object.opt_text("storage", self.storage.as_deref());
+        self.op.write_fields(&mut object);
+        object.close();
+        out.push(b'\n');
+    }
+}
+
+impl Op<'_> {
+    fn write_fields(&self, object: &mut Object<'_>) {
+        match self {
+            Self::Store(placed) => {
+                write_placed(placed, object);
+                write_store(&placed.write, object);
+            }
+            Self::Delete(placed) => {
+                write_placed(placed, object);
+                write_delete(&placed.write, object);
+            }
+            Self::Batch(placed) => {
+                write_placed(placed, object);
+                write_ops(&placed.write, object.name("ops"));
+            }
+            Self::GetKeyProcess { date, key, process_name } => {
+                object.opt_date(*date);
+                object.text("key", key);
+                object.opt_text("process_name", process_name.as_deref());
+            }
+            Self::GetKey { date, key, collection_name } => {
+                object.opt_date(*date);
+                object.text("key", key);
+                object.opt_text("collection_name", collection_name.as_deref());
+            }
+            Self::GetItem { key, collection_name, item_name } => {
+                object.text("key", key);
+                object.text("collection_name", collection_name);
+                object.text("item_name", item_name);
+            }
+            Self::Keys { date, prefix, after, limit } => {
+                object.opt_date(*date);
+                object.text("prefix", prefix);
+                object.opt_text("after", after.as_deref());
+                object.opt_number("limit", *limit);
+            }
+            Self::Collections { key } => object.text("key", key),
+            Self::ExportParquet { path } => object.opt_text("path", path.as_deref()),
+            Self::Dates | Self::Flush | Self::Stats | Self::Info | Self::Ping => {}
+        }
+    }
+}
+
+fn write_placed<T>(placed: &Placed<T>, object: &mut Object<'_>) {
+    object.opt_date(placed.date);
+    if placed.durability == Durability::Buffered {
+        object.text("durability", "buffered");
+    }
+}
+
+fn write_address(address: &Address<'_>, object: &mut Object<'_>) {
+    object.text("key", &address.key);
+    object.opt_text("process_name", address.process_name.as_deref());
+    object.opt_text("collection_name", address.collection_name.as_deref());
+    object.opt_text("item_name", address.item_name.as_deref());
+}
+
+fn write_store(store: &Store<'_>, object: &mut Object<'_>) {
+    write_address(&store.address, object);
+    object.name("data").extend_from_slice(store.data.text.as_bytes());
+    if let Some(value) = &store.value {
+        value.write_json(object.name("value"));
+    }
+    if let Some(timestamp) = store.timestamp {
+        object.text("timestamp", &timestamp.to_string());
+    }
+    object.opt_text("username", store.username.as_deref());
+    object.opt_number("if_seq", store.if_seq);
+}
+
+fn write_delete(delete: &Delete<'_>, object: &mut Object<'_>) {
+    write_address(&delete.address, object);
+    object.opt_number("if_seq", delete.if_seq);
+}
+
+fn write_ops(writes: &[Write<'_>], out: &mut Vec<u8>) {
+    out.push(b'[');
+    for (index, write) in writes.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        let mut object = Object::open(out);
+        match write {
+            Write::Store(store) => {
+                object.text("op", "store");
+                write_store(store, &mut object);
+            }
+            Write::Delete(delete) => {
+                object.text("op", "delete");
+                write_delete(delete, &mut object);
+            }
+        }
+        object.close();
+    }
+    out.push(b']');
+}
