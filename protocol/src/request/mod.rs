@@ -103,24 +103,47 @@ pub const DEFAULT_KEYS_LIMIT: u64 = 1_000;
 pub const MAX_KEYS_LIMIT: u64 = 100_000;
 
 impl Op<'_> {
-    /// The operation's name on the wire.
-    pub fn name(&self) -> &'static str {
+    /// The operations' names on the wire.
+    pub const NAMES: &'static [&'static str] = &[
+        "store",
+        "delete",
+        "batch",
+        "get_key_process",
+        "get_key",
+        "get_item",
+        "keys",
+        "collections",
+        "dates",
+        "flush",
+        "export_parquet",
+        "stats",
+        "info",
+        "ping",
+    ];
+
+    /// The operation's position in [`NAMES`](Self::NAMES), for counting.
+    pub const fn index(&self) -> usize {
         match self {
-            Self::Store(_) => "store",
-            Self::Delete(_) => "delete",
-            Self::Batch(_) => "batch",
-            Self::GetKeyProcess { .. } => "get_key_process",
-            Self::GetKey { .. } => "get_key",
-            Self::GetItem { .. } => "get_item",
-            Self::Keys { .. } => "keys",
-            Self::Collections { .. } => "collections",
-            Self::Dates => "dates",
-            Self::Flush => "flush",
-            Self::ExportParquet { .. } => "export_parquet",
-            Self::Stats => "stats",
-            Self::Info => "info",
-            Self::Ping => "ping",
+            Self::Store(_) => 0,
+            Self::Delete(_) => 1,
+            Self::Batch(_) => 2,
+            Self::GetKeyProcess { .. } => 3,
+            Self::GetKey { .. } => 4,
+            Self::GetItem { .. } => 5,
+            Self::Keys { .. } => 6,
+            Self::Collections { .. } => 7,
+            Self::Dates => 8,
+            Self::Flush => 9,
+            Self::ExportParquet { .. } => 10,
+            Self::Stats => 11,
+            Self::Info => 12,
+            Self::Ping => 13,
         }
+    }
+
+    /// The operation's name on the wire.
+    pub const fn name(&self) -> &'static str {
+        Self::NAMES[self.index()]
     }
 }
 

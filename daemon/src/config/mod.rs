@@ -1,0 +1,226 @@
+//! The checked configuration: every limit and every default of the daemon has its name here.
+//!
+//! [`load`] reads TOML, command-line overrides win over it, defaults fill the rest. What comes out is
+//! checked: later stages take it as it is.
+//!
+//! Invariant: no two storages share a directory or a database file.
+
+mod check;
+mod raw;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use chrono_tz::Tz;
+
+pub use check::load;
+
+use crate::storage::schema::{Model, Schema};
+
+/// Where the configuration is looked for when no file is named.
+pub const SYSTEM_CONFIG: &str = "/etc/fastpersistd/config.toml";
+
+/// What the command line says.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--config`
+    pub config: Option<PathBuf>,
+    /// `--base-dir`
+    pub base_dir: Option<PathBuf>,
+    /// `--socket`
+    pub socket: Option<String>,
+    /// `--log-level`
+    pub log_level: Option<String>,
+}
+
+/// What is wrong with the configuration, for a person to mend.
+#[derive(Debug, thiserror::Error)]
+#[error("{file}: {message}")]
+pub struct ConfigError {
+    /// The file, or where else the value came from.
+    pub file: String,
+    /// Which key, what is wrong, and what would be right.
+    pub message: String,
+}
+
+/// The whole configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// `[daemon]`
+    pub daemon: DaemonConfig,
+    /// `[limits]`
+    pub limits: Limits,
+    /// `[[access]]`, in order.
+    pub access: Vec<AccessRule>,
+    /// `[storage.NAME]`, sorted by name.
+    pub storages: Vec<StorageConfig>,
+}
+
+/// `[daemon]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DaemonConfig {
+    /// The socket: a path, or `@name` in the abstract namespace.
+    pub socket: String,
+    /// The socket's permission bits.
+    pub socket_mode: u32,
+    /// The socket's group.
+    pub socket_group: Option<String>,
+    /// What somebody may do whom no rule names.
+    pub default_role: Role,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub log_level: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Where log files go; standard error when there is none.
+    pub log_dir: Option<PathBuf>,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What somebody may do; each role includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Nothing.
+    None,
+    /// Read.
+    Reader,
+    /// Read, write and flush.
+    Writer,
+    /// Everything.
+    Admin,
+}
+
+impl Role {
+    /// The role's name in configuration and messages.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Reader => "reader",
+            Self::Writer => "writer",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest request line.
+    pub max_line_bytes: usize,
+    /// The deepest nesting of a request.
+    pub max_json_depth: usize,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// Connections at once of one user.
+    pub max_connections_per_uid: usize,
+    /// Requests of one connection that are worked on at once.
+    pub max_inflight_requests: usize,
+    /// Bytes of requests of one connection that are worked on at once.
+    pub max_inflight_bytes: usize,
+    /// Answers that wait for one client to read them.
+    pub max_output_bytes: usize,
+    /// How long a client over that limit may read nothing before it is disconnected.
+    pub output_stall_timeout: Duration,
+    /// Operations in one batch.
+    pub max_batch_ops: usize,
+    /// Rows that one query may return.
+    pub max_query_rows: usize,
+    /// How long one query may run.
+    pub query_timeout: Duration,
+    /// Locks at once.
+    pub max_locks: usize,
+    /// Subscriptions at once.
+    pub max_subscriptions: usize,
+    /// Dates of one dated storage that are open at once.
+    pub max_open_dates: usize,
+    /// How long a writer waits for room in memory before it is told `busy`.
+    pub busy_wait: Duration,
+    /// What DuckDB may use for its buffers.
+    pub duckdb_memory_bytes: u64,
+    /// DuckDB's threads.
+    pub duckdb_threads: usize,
+}
+
+/// One `[[access]]` rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccessRule {
+    /// Whom it is about.
+    pub subject: Subject,
+    /// What they may do.
+    pub role: Role,
+    /// On which storages; `None` is all.
+    pub storages: Option<Vec<String>>,
+}
+
+/// Whom an access rule is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// One user.
+    Uid(u32),
+    /// Everybody with this primary or supplementary group.
+    Gid(u32),
+}
+
+/// `[storage.NAME]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct StorageConfig {
+    /// The storage's name.
+    pub name: String,
+    /// Model and extra columns.
+    pub schema: Schema,
+    /// The storage's own directory.
+    pub base_dir: PathBuf,
+    /// Dated: the database file of a date; relative to its directory, or absolute with `{date}` in it.
+    pub db_path: String,
+    /// Bytes before a WAL segment is sealed.
+    pub max_wal_size: u64,
+    /// Age at which a WAL segment is sealed.
+    pub max_wal_age: Duration,
+    /// Records before a flush is started.
+    pub batch_size: u64,
+    /// The longest time between a write and its flush.
+    pub flush_interval: Duration,
+    /// The longest time between a buffered write and its fdatasync.
+    pub wal_sync_interval: Duration,
+    /// How long flushed WAL segments stay.
+    pub wal_retain: Duration,
+    /// Unflushed records in memory.
+    pub max_pending_bytes: usize,
+    /// Flushed records in memory; 0 is all.
+    pub cache_max_bytes: usize,
+    /// The clock by which days begin.
+    pub timezone: Tz,
+    /// The root for Parquet files.
+    pub parquet_path: Option<PathBuf>,
+    /// When Parquet is exported each day.
+    pub export_at: Option<chrono::NaiveTime>,
+    /// When a backup is made each day.
+    pub backup_at: Option<chrono::NaiveTime>,
+    /// When health is checked each day.
+    pub health_check_at: Option<chrono::NaiveTime>,
+    /// Days of backups.
+    pub retain_days: u32,
+}
+
+impl StorageConfig {
+    /// The database files of a partition; `date` is given for a dated storage.
+    pub fn database_path(&self, date: &str) -> PathBuf {
+        let path = self.db_path.replace("{date}", date);
+        if Path::new(&path).is_absolute() { path.into() } else { self.base_dir.join(date).join(path) }
+    }
+
+    /// The storage's model.
+    pub fn model(&self) -> Model {
+        self.schema.model
+    }
+}
+
+#[cfg(test)]
+mod tests;

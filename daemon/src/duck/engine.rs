@@ -1,0 +1,104 @@
+//! The one DuckDB instance of the daemon, and what it may do.
+//!
+//! Invariant: the instance reaches nothing outside by itself. It installs and loads no extension, reads no
+//! stored secret, and makes a checkpoint only when it is told to.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use duckdb::{Config, Connection};
+use parking_lot::Mutex;
+
+use super::error::DuckError;
+
+/// What the instance is given.
+#[derive(Debug, Clone)]
+pub struct EngineSettings {
+    /// DuckDB's own bound for its buffers; the process needs more than that.
+    pub memory_limit_bytes: u64,
+    /// Threads that work on one statement, the caller's among them.
+    pub threads: usize,
+    /// Where sorts and joins spill what does not fit.
+    pub temp_directory: PathBuf,
+}
+
+/// Settings that are the same for every daemon.
+///
+/// A checkpoint may take long and may fail, so it is never a side effect of a commit or of closing: the
+/// threshold is out of reach. The order of rows in a table means nothing here, and keeping it costs memory.
+/// Long texts need 64-bit offsets: 2,048 documents of 1 MiB do not fit 32.
+const SETTINGS: &str = "
+    SET GLOBAL allow_community_extensions = false;
+    SET GLOBAL autoinstall_known_extensions = false;
+    SET GLOBAL autoload_known_extensions = false;
+    SET GLOBAL allow_persistent_secrets = false;
+    SET GLOBAL checkpoint_threshold = '1000TB';
+    PRAGMA disable_checkpoint_on_shutdown;
+    SET GLOBAL preserve_insertion_order = false;
+    SET GLOBAL arrow_large_buffer_size = true;
+";
+
+/// One in-memory DuckDB instance, to which every storage's files are attached.
+#[derive(Debug)]
+pub struct Engine {
+    base: Mutex<Connection>,
+    next_alias: AtomicU64,
+}
+
+impl Engine {
+    /// Starts the instance.
+    ///
+    /// # Errors
+    /// [`DuckError::Start`] when DuckDB refuses a setting, [`DuckError::Path`] for a temporary directory
+    /// whose name is not UTF-8.
+    pub fn open(settings: &EngineSettings) -> Result<Arc<Self>, DuckError> {
+        let temp_directory = utf8(&settings.temp_directory)?;
+        let open = || {
+            let config = Config::default()
+                .with("memory_limit", format!("{}B", settings.memory_limit_bytes))?
+                .with("threads", settings.threads.max(1).to_string())?
+                .with("temp_directory", temp_directory)?;
+            let base = Connection::open_in_memory_with_flags(config)?;
+            // What shuts SQL in for good (external access, the lock on the configuration) belongs behind these.
+            base.execute_batch(SETTINGS)?;
+            Ok(base)
+        };
+        let base = open().map_err(|source| DuckError::Start { source })?;
+        Ok(Arc::new(Self { base: Mutex::new(base), next_alias: AtomicU64::new(1) }))
+    }
+
+    /// A connection of its own; transactions and temporary tables are a connection's.
+    pub(super) fn connect(&self) -> Result<Connection, DuckError> {
+        self.base.lock().try_clone().map_err(|source| DuckError::Start { source })
+    }
+
+    /// A name under which no file is attached yet.
+    pub(super) fn new_alias(&self) -> String {
+        format!("store_{}", self.next_alias.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Attaches a file, which is made if it is not there.
+    pub(super) fn attach(&self, path: &Path, alias: &str) -> Result<(), DuckError> {
+        // A relative path may look like an extension's prefix (`sqlite:x`) or a URL; an absolute one cannot.
+        let absolute = std::path::absolute(path).map_err(|_| DuckError::Path { path: path.to_owned() })?;
+        let sql = format!("ATTACH {} AS {alias} (TYPE duckdb)", quote_text(utf8(&absolute)?));
+        let open = |source| DuckError::Open { file: path.to_owned(), source };
+        self.base.lock().execute_batch(&sql).map_err(open)
+    }
+
+    /// Detaches a file; one that is not attached is no error.
+    pub(super) fn detach(&self, path: &Path, alias: &str) -> Result<(), DuckError> {
+        let failed = |source| DuckError::Sql { file: path.to_owned(), action: "detaching the file", source };
+        self.base.lock().execute_batch(&format!("DETACH DATABASE IF EXISTS {alias}")).map_err(failed)
+    }
+}
+
+fn utf8(path: &Path) -> Result<&str, DuckError> {
+    path.to_str().ok_or_else(|| DuckError::Path { path: path.to_owned() })
+}
+
+/// A text as an SQL literal.
+fn quote_text(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}

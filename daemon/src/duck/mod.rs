@@ -1,0 +1,27 @@
+//! DuckDB: where a storage's records rest once they are flushed.
+//!
+//! This directory is the only place in the daemon that speaks SQL. One in-memory instance ([`Engine`])
+//! serves every storage; their files are attached to it, because a failed checkpoint invalidates an
+//! instance that was opened on a file, while an attached file only asks to be attached again.
+//!
+//! Invariants: each file carries a `flushed_seq` that moves in the same transaction as the rows, so that a
+//! repeated flush repeats nothing; no table has a key or an index, one row per address is kept by
+//! [`Store::flush`] alone; `data` is never parsed or re-formatted on its way in or out.
+
+mod engine;
+mod error;
+mod flush;
+mod plan;
+mod read;
+mod rows;
+mod schema;
+mod stage;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use engine::{Engine, EngineSettings};
+pub use error::DuckError;
+pub use flush::{FlushBatch, FlushOutcome, FlushRow, FlushRows};
+pub use read::{OwnedNames, Reader};
+pub use store::{Files, Store};

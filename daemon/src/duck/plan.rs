@@ -1,0 +1,79 @@
+//! Which rows a flush writes, and with which versions.
+//!
+//! A version counts the writes to one record; a deletion is the last of them, and the next write is 1
+//! again. The count goes on from the row that the file has, so the plan starts from those.
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use crate::storage::record::Record;
+
+/// A row to be written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row<'a> {
+    pub(super) record: &'a Record,
+    pub(super) version: i32,
+}
+
+/// The writes of a collection flush, by address.
+pub(super) struct Addresses<'a> {
+    records: &'a [Arc<Record>],
+    /// For each record, its address.
+    address_of: Vec<u32>,
+    /// For each address, its newest record.
+    newest: Vec<u32>,
+}
+
+impl<'a> Addresses<'a> {
+    /// Sorts the records, which are in `seq` order, by address.
+    pub(super) fn new(records: &'a [Arc<Record>]) -> Self {
+        let hasher = DefaultHashBuilder::default();
+        let mut table: HashTable<u32> = HashTable::new();
+        let mut address_of = Vec::with_capacity(records.len());
+        let mut newest: Vec<u32> = Vec::new();
+        let same = |a: &Record, b: &Record| a.key() == b.key() && a.names() == b.names();
+        let hash = |record: &Record| hasher.hash_one((record.key(), record.names()));
+        for (index, record) in records.iter().enumerate() {
+            let found = table
+                .find(hash(record), |address| same(&records[newest[*address as usize] as usize], record));
+            let address = if let Some(address) = found {
+                newest[*address as usize] = index as u32;
+                *address
+            } else {
+                let address = newest.len() as u32;
+                newest.push(index as u32);
+                table.insert_unique(hash(record), address, |other| {
+                    hash(&records[newest[*other as usize] as usize])
+                });
+                address
+            };
+            address_of.push(address);
+        }
+        Self { records, address_of, newest }
+    }
+
+    /// The newest record of each address.
+    pub(super) fn newest(&self) -> impl ExactSizeIterator<Item = &'a Record> {
+        self.newest.iter().map(|index| &*self.records[*index as usize])
+    }
+
+    /// The rows for the history, and those for the latest values, from each address's present version
+    /// (0 where it has none).
+    pub(super) fn rows(&self, mut versions: Vec<i32>) -> (Vec<Row<'a>>, Vec<Row<'a>>) {
+        let mut history = Vec::with_capacity(self.records.len());
+        let mut last: Vec<i32> = vec![0; self.newest.len()];
+        for (record, address) in self.records.iter().zip(&self.address_of) {
+            let version = &mut versions[*address as usize];
+            *version = version.saturating_add(1);
+            last[*address as usize] = *version;
+            history.push(Row { record, version: *version });
+            if record.is_deleted() {
+                *version = 0;
+            }
+        }
+        let latest = self.newest().zip(last).map(|(record, version)| Row { record, version });
+        (history, latest.filter(|row| !row.record.is_deleted()).collect())
+    }
+}

@@ -1,0 +1,164 @@
+//! Which rows a table has already for the addresses of a flush.
+//!
+//! The addresses go into a temporary table and are joined with the store's table, which reads its name
+//! columns and its versions only.
+//!
+//! Invariant: the staging tables are made from explicit column definitions (`CREATE TEMP TABLE … AS SELECT …
+//! LIMIT 0` is what an `INSERT` that lost every row began with), and what went in is counted.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder, UInt32Array};
+use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef, UInt32Type};
+use arrow::error::ArrowError;
+use duckdb::Connection;
+
+use super::error::DuckError;
+use super::rows::{BATCH_ROWS, push_names};
+use super::schema::{Kind, Table};
+use crate::storage::record::Record;
+
+/// What a table has for the staged addresses.
+pub(super) struct Matches {
+    /// Each address's present version; 0 where it has no row, or was deleted.
+    pub(super) versions: Vec<i32>,
+    /// The matching rows, whose row ids are in the temporary table `flush_matched`.
+    pub(super) rows: u64,
+}
+
+/// Looks the records' addresses up. The row ids stay true as long as nobody checkpoints or writes.
+pub(super) fn find<'r>(
+    conn: &Connection,
+    table: &Table,
+    records: impl ExactSizeIterator<Item = &'r Record>,
+) -> Result<Matches, DuckError> {
+    let addresses = records.len();
+    let failed = || table.failed("staging addresses");
+    let names = table.kind.name_columns();
+    let name_columns: String = names.iter().map(|name| format!(", {name} VARCHAR")).collect();
+    conn.execute_batch(&format!(
+        "CREATE OR REPLACE TEMP TABLE flush_addresses (idx UINTEGER, key VARCHAR{name_columns}); \
+         CREATE OR REPLACE TEMP TABLE flush_matched (idx UINTEGER, row_id BIGINT, version INTEGER)"
+    ))
+    .map_err(failed())?;
+    append(conn, table, records)?;
+    let staged =
+        conn.query_row("SELECT count(*) FROM flush_addresses", [], |row| row.get(0)).map_err(failed())?;
+    expect(table, "addresses staged", addresses as u64, staged)?;
+
+    let on: String =
+        names.iter().map(|name| format!(" AND t.{name} IS NOT DISTINCT FROM a.{name}")).collect();
+    let from = format!("FROM flush_addresses a JOIN {} t ON t.key = a.key{on}", table.sql());
+    let select = if table.kind == Kind::History {
+        format!(
+            "SELECT a.idx, max(t.rowid), arg_max(CASE WHEN t.deleted THEN 0 ELSE t.version END, t.seq) \
+             {from} GROUP BY a.idx"
+        )
+    } else {
+        format!("SELECT a.idx, t.rowid, t.version {from}")
+    };
+    let matched = conn
+        .execute(&format!("INSERT INTO flush_matched {select}"), [])
+        .map_err(table.failed("looking for present rows"))?;
+    let mut versions = vec![0; addresses];
+    let rows = read(conn, table, &mut versions)?;
+    expect(table, "present rows found", matched as u64, rows)?;
+    Ok(Matches { versions, rows })
+}
+
+/// Frees what the staging tables hold.
+pub(super) fn clear(conn: &Connection) {
+    // They are made anew by the next flush; a failure here shows there.
+    let _ = conn.execute_batch("DROP TABLE IF EXISTS flush_addresses; DROP TABLE IF EXISTS flush_matched");
+}
+
+/// An error where two counts differ.
+pub(super) fn expect(table: &Table, what: &'static str, expected: u64, found: u64) -> Result<(), DuckError> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(DuckError::Count { file: table.file.clone(), what, expected, found })
+}
+
+fn append<'r>(
+    conn: &Connection,
+    table: &Table,
+    records: impl Iterator<Item = &'r Record>,
+) -> Result<(), DuckError> {
+    let failed = || table.failed("staging addresses");
+    let arrow_failed = |source| DuckError::Arrow { file: table.file.clone(), source };
+    let mut appender = conn.appender_to_catalog_and_db("flush_addresses", "temp", "main").map_err(failed())?;
+    let mut batch = Addresses::new(table.kind);
+    for record in records {
+        batch.push(record);
+        if batch.rows == BATCH_ROWS {
+            appender.append_record_batch(batch.take().map_err(arrow_failed)?).map_err(failed())?;
+        }
+    }
+    if batch.rows > 0 {
+        appender.append_record_batch(batch.take().map_err(arrow_failed)?).map_err(failed())?;
+    }
+    appender.flush().map_err(failed())
+}
+
+/// A batch of numbered addresses.
+struct Addresses {
+    arrow: SchemaRef,
+    first: u32,
+    rows: usize,
+    key: StringBuilder,
+    names: Vec<StringBuilder>,
+}
+
+impl Addresses {
+    fn new(kind: Kind) -> Self {
+        let mut fields =
+            vec![Field::new("idx", DataType::UInt32, true), Field::new("key", DataType::Utf8, true)];
+        let names = kind.name_columns();
+        fields.extend(names.iter().map(|name| Field::new(*name, DataType::Utf8, true)));
+        Self {
+            arrow: Arc::new(Schema::new(fields)),
+            first: 0,
+            rows: 0,
+            key: StringBuilder::new(),
+            names: names.iter().map(|_| StringBuilder::new()).collect(),
+        }
+    }
+
+    fn push(&mut self, record: &Record) {
+        self.rows += 1;
+        self.key.append_value(record.key());
+        push_names(&mut self.names, record.names());
+    }
+
+    fn take(&mut self) -> Result<RecordBatch, ArrowError> {
+        let end = self.first + self.rows as u32;
+        let mut columns: Vec<ArrayRef> =
+            vec![Arc::new(UInt32Array::from_iter_values(self.first..end)), Arc::new(self.key.finish())];
+        columns.extend(self.names.iter_mut().map(|names| Arc::new(names.finish()) as ArrayRef));
+        self.first = end;
+        self.rows = 0;
+        RecordBatch::try_new(Arc::clone(&self.arrow), columns)
+    }
+}
+
+/// Reads the matches into `versions`; their number.
+fn read(conn: &Connection, table: &Table, versions: &mut [i32]) -> Result<u64, DuckError> {
+    let failed = || table.failed("reading present versions");
+    let mut statement = conn.prepare("SELECT idx, version FROM flush_matched").map_err(failed())?;
+    drop(statement.stream_arrow([]).map_err(failed())?);
+    let mut rows = 0;
+    while let Some(chunk) = statement.step().map_err(failed())? {
+        rows += chunk.len() as u64;
+        let index = chunk.column(0).as_primitive_opt::<UInt32Type>();
+        let version = chunk.column(1).as_primitive_opt::<Int32Type>();
+        let (Some(index), Some(version)) = (index, version) else { continue };
+        for (index, version) in index.values().iter().zip(version.iter()) {
+            if let Some(slot) = versions.get_mut(*index as usize) {
+                // A row without a version was written by another program; counting starts again.
+                *slot = version.unwrap_or(0);
+            }
+        }
+    }
+    Ok(rows)
+}

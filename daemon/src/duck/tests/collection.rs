@@ -1,0 +1,159 @@
+//! Collection: a history and the latest values, in two files.
+
+use super::*;
+
+fn write(key: &str, name: &str, data: Option<&str>, seq: u64) -> Arc<Record> {
+    record(key, item("c", name), data, seq)
+}
+
+const HISTORY: &str = "SELECT seq, key, item_name, data::VARCHAR, version, deleted FROM $h ORDER BY seq";
+const LATEST: &str = "SELECT seq, key, item_name, data::VARCHAR, version FROM $t ORDER BY seq";
+
+/// Eight writes to two addresses, one of which is deleted in between.
+fn writes() -> Vec<Arc<Record>> {
+    vec![
+        write("k", "a", Some("{}"), 1),
+        write("k", "b", Some("{}"), 2),
+        write("k", "a", Some("{}"), 3),
+        write("k", "a", None, 4),
+        write("k", "a", Some("{}"), 5),
+        write("k", "b", Some("{}"), 6),
+        write("k", "a", Some("{}"), 7),
+        write("k", "b", None, 8),
+    ]
+}
+
+const WRITTEN: [&str; 8] = [
+    "1|k|a|{}|1|false",
+    "2|k|b|{}|1|false",
+    "3|k|a|{}|2|false",
+    "4|k|a|NULL|3|true",
+    "5|k|a|{}|1|false",
+    "6|k|b|{}|2|false",
+    "7|k|a|{}|2|false",
+    "8|k|b|NULL|3|true",
+];
+
+#[test]
+fn every_write_is_in_the_history_and_the_newest_is_latest() {
+    for cut in 0..=8 {
+        let place = Place::new();
+        let store = place.collection();
+        let mut first = writes();
+        let second = first.split_off(cut);
+        let rows = store.flush(&history(first)).expect("a flush").rows;
+        let rows = rows + store.flush(&history(second)).expect("a flush").rows;
+        assert!(rows >= 9, "eight in the history, and what was latest");
+        assert_eq!(lines(&store, HISTORY), WRITTEN, "cut at {cut}");
+        assert_eq!(lines(&store, LATEST), ["7|k|a|{}|2"], "cut at {cut}");
+        assert_eq!((store.flushed_seq(), store.row_count()), (8, 1));
+    }
+}
+
+#[test]
+fn a_crash_between_history_and_latest_repeats_nothing() {
+    for cut in 0..8 {
+        let place = Place::new();
+        let mut first = writes();
+        let second = first.split_off(cut);
+        let store = place.collection();
+        store.flush(&history(first)).expect("a flush");
+        store.close().expect("closed");
+        std::fs::copy(place.path("latest.duckdb"), place.path("kept")).expect("copied");
+        let store = place.collection();
+        store.flush(&history(second.clone())).expect("a flush");
+        store.close().expect("closed");
+        std::fs::rename(place.path("kept"), place.path("latest.duckdb")).expect("put back");
+
+        let store = place.collection();
+        assert_eq!(store.flushed_seq(), cut as u64, "of two files the one that lags");
+        let mut repeated = second;
+        repeated.push(write("k", "b", Some("{}"), 9));
+        store.flush(&history(repeated)).expect("a flush");
+        let mut expected = WRITTEN.to_vec();
+        expected.push("9|k|b|{}|1|false");
+        assert_eq!(lines(&store, HISTORY), expected, "cut at {cut}");
+        assert_eq!(lines(&store, LATEST), ["7|k|a|{}|2", "9|k|b|{}|1"], "cut at {cut}");
+        assert_eq!(store.flushed_seq(), 9);
+    }
+}
+
+#[test]
+fn a_history_that_lags_catches_up_from_its_own_versions() {
+    for cut in 1..8 {
+        let place = Place::new();
+        let mut first = writes();
+        let second = first.split_off(cut);
+        let store = place.collection();
+        store.flush(&history(first)).expect("a flush");
+        store.close().expect("closed");
+        std::fs::copy(place.path("history.duckdb"), place.path("kept")).expect("copied");
+        let store = place.collection();
+        store.flush(&history(second.clone())).expect("a flush");
+        store.close().expect("closed");
+        std::fs::rename(place.path("kept"), place.path("history.duckdb")).expect("put back");
+
+        let store = place.collection();
+        assert_eq!(store.flushed_seq(), cut as u64);
+        let mut repeated = second;
+        repeated.push(write("k", "b", Some("{}"), 9));
+        store.flush(&history(repeated)).expect("a flush");
+        let mut expected = WRITTEN.to_vec();
+        expected.push("9|k|b|{}|1|false");
+        assert_eq!(lines(&store, HISTORY), expected, "cut at {cut}");
+        assert_eq!(lines(&store, LATEST), ["7|k|a|{}|2", "9|k|b|{}|1"], "cut at {cut}");
+    }
+}
+
+#[test]
+fn values_come_back_with_their_type() {
+    let place = Place::new();
+    let store = place.collection();
+    let values = [
+        None,
+        int(i64::MIN),
+        int(0),
+        Some(Value::Float(-0.0)),
+        Some(Value::Float(1.0)),
+        Some(Value::Float(f64::MIN_POSITIVE)),
+        Some(Value::Bool(false)),
+        Some(Value::String("".into())),
+        Some(Value::String("32".into())),
+    ];
+    let records: Vec<_> = values
+        .iter()
+        .zip(1u64..)
+        .map(|(value, seq)| {
+            let name = format!("i{seq}");
+            let base = record("k", item("", &name), Some("{}"), seq);
+            Arc::new(Record::new(&Columns { value: value.clone(), ..base.columns() }))
+        })
+        .collect();
+    store.flush(&history(records.clone())).expect("a flush");
+    let found = store.reader().expect("a reader").key("k").expect("records");
+    assert_eq!(found.len(), records.len());
+    for (found, sent) in found.iter().zip(&records) {
+        assert_eq!(found.columns(), sent.columns());
+        if let (Some(Value::Float(found)), Some(Value::Float(sent))) =
+            (found.columns().value, sent.columns().value)
+        {
+            assert_eq!(found.to_bits(), sent.to_bits());
+        }
+    }
+}
+
+#[test]
+fn more_rows_than_a_row_group_all_arrive() {
+    const ADDRESSES: u64 = 130_000;
+    let place = Place::new();
+    let store = place.collection();
+    let records = (0..2 * ADDRESSES).map(|row| {
+        let name = format!("i{}", row % ADDRESSES);
+        write("k", &name, Some("{}"), row + 1)
+    });
+    store.flush(&history(records.collect())).expect("a flush");
+    let sums = "SELECT count(*), count(DISTINCT seq), max(version) FROM ";
+    let rows = 2 * ADDRESSES;
+    assert_eq!(lines(&store, &format!("{sums} $h")), [format!("{rows}|{rows}|2")]);
+    assert_eq!(lines(&store, &format!("{sums} $t")), [format!("{ADDRESSES}|{ADDRESSES}|2")]);
+}

@@ -1,0 +1,187 @@
+//! Parquet: a storage's live records, where any tool finds them by partition.
+//!
+//! `PARQUET/process_name=worker1/date=2025-01-15/data.parquet`, or `PARQUET/collection_name=c/data.parquet`:
+//! one file per partition, with every column but those that the directories say.
+//!
+//! Invariants: a file that readers can see is whole, because it is written under a name that they do not
+//! look for, synced and renamed; a second export replaces the first, and the files of partitions that are
+//! gone are removed only after all others are in place. Memory is bounded: rows come sorted by partition,
+//! and one file is open at a time.
+
+mod files;
+mod names;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use arrow::array::RecordBatch;
+use fastpersist_protocol::time::Date;
+use parquet::errors::ParquetError;
+
+use crate::duck::{DuckError, Reader};
+use crate::storage::schema::Model;
+use writer::PartitionFile;
+
+/// The one file of a partition's directory.
+const FILE: &str = "data.parquet";
+
+/// What an export did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ExportOutcome {
+    /// Files written.
+    pub files: u64,
+    /// Rows in them.
+    pub rows: u64,
+    /// Files removed, of partitions that are gone.
+    pub removed: u64,
+}
+
+/// An export that did not do all it should.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The rows could not be read.
+    #[error("export: {0}")]
+    Duck(#[from] DuckError),
+    /// A file could not be written, put in place or removed.
+    #[error("export: {action} {}: {source}", path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file could not be encoded.
+    #[error("export: writing {}: {source}", path.display())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// What the encoder said.
+        source: ParquetError,
+    },
+    /// Names that are too long for a directory once they are encoded. Everything else was exported.
+    #[error(
+        "export: {} too long for a directory name (255 bytes as {column}=… with unsafe characters as %XX): {}; \
+         all others were exported",
+        if names.len() == 1 { "a name is" } else { "names are" },
+        names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
+    )]
+    TooLong {
+        /// The partition's column.
+        column: &'static str,
+        /// The names.
+        names: Vec<String>,
+        /// What was exported.
+        outcome: ExportOutcome,
+    },
+}
+
+/// Exports one date of a dated storage: a file for each process.
+///
+/// # Errors
+/// Any [`ExportError`]. Files that were put in place before it stay, and are whole.
+pub fn export_dated(reader: &Reader, root: &Path, date: Date) -> Result<ExportOutcome, ExportError> {
+    debug_assert_eq!(reader.model(), Model::Dated);
+    Export::new(root, "process_name", Some(format!("date={date}"))).run(reader)
+}
+
+/// Exports the latest values of a collection storage: a file for each collection.
+///
+/// # Errors
+/// Any [`ExportError`]. Files that were put in place before it stay, and are whole.
+pub fn export_collection(reader: &Reader, root: &Path) -> Result<ExportOutcome, ExportError> {
+    debug_assert_eq!(reader.model(), Model::Collection);
+    Export::new(root, "collection_name", None).run(reader)
+}
+
+struct Export<'a> {
+    root: &'a Path,
+    /// The partition's column.
+    column: &'static str,
+    /// The directory below the partition's, for a dated storage.
+    below: Option<String>,
+    open: Option<PartitionFile>,
+    written: BTreeSet<OsString>,
+    too_long: Vec<String>,
+    outcome: ExportOutcome,
+}
+
+impl<'a> Export<'a> {
+    fn new(root: &'a Path, column: &'static str, below: Option<String>) -> Self {
+        Self {
+            root,
+            column,
+            below,
+            open: None,
+            written: BTreeSet::new(),
+            too_long: Vec::new(),
+            outcome: ExportOutcome::default(),
+        }
+    }
+
+    fn run(mut self, reader: &Reader) -> Result<ExportOutcome, ExportError> {
+        reader.by_partition(&mut |name, batch| self.batch(name, &batch))?;
+        self.publish()?;
+        self.remove_gone()?;
+        if self.too_long.is_empty() {
+            return Ok(self.outcome);
+        }
+        Err(ExportError::TooLong { column: self.column, names: self.too_long, outcome: self.outcome })
+    }
+
+    fn batch(&mut self, name: Option<&str>, batch: &RecordBatch) -> Result<(), ExportError> {
+        let directory = names::directory(self.column, name);
+        if directory.len() > names::MAX_BYTES {
+            let name = name.unwrap_or_default();
+            if self.too_long.last().is_none_or(|last| last != name) {
+                self.too_long.push(name.to_owned());
+            }
+            return Ok(());
+        }
+        let directory = OsString::from(directory);
+        if !self.written.contains(&directory) {
+            self.publish()?;
+            self.open = Some(PartitionFile::create(self.path(&directory), &batch.schema())?);
+            self.written.insert(directory);
+        }
+        match &mut self.open {
+            Some(file) => file.write(batch),
+            None => Ok(()),
+        }
+    }
+
+    /// The file of a partition.
+    fn path(&self, directory: &OsString) -> PathBuf {
+        let mut path = self.root.join(directory);
+        path.extend(&self.below);
+        path.join(FILE)
+    }
+
+    /// Puts the open file in place.
+    fn publish(&mut self) -> Result<(), ExportError> {
+        if let Some(file) = self.open.take() {
+            self.outcome.rows += file.publish()?;
+            self.outcome.files += 1;
+        }
+        Ok(())
+    }
+
+    /// Removes the files of partitions that have no rows any more.
+    fn remove_gone(&mut self) -> Result<(), ExportError> {
+        let prefix = format!("{}=", self.column);
+        for directory in files::list(self.root)? {
+            let is_ours = directory.to_str().is_some_and(|name| name.starts_with(&prefix));
+            if is_ours && !self.written.contains(&directory) {
+                let removed = files::remove(&self.path(&directory), self.root)?;
+                self.outcome.removed += u64::from(removed);
+            }
+        }
+        Ok(())
+    }
+}

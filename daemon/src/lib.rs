@@ -1,0 +1,28 @@
+//! `fastpersistd`: one durable store that many processes on one host share.
+//!
+//! The modules in the order of a record's journey; `DESIGN.md` beside this crate tells it at length.
+//!
+//! | module | what it does with a record |
+//! |---|---|
+//! | [`config`] | says which storages there are, and every limit |
+//! | [`daemon`] | the life of the process, from the lock to the unlock |
+//! | [`server`] | reads requests, checks who asks, writes answers; the only room that knows JSON lines |
+//! | [`storage`] | checks it, finds its partition, keeps it in memory |
+//! | [`wal`] | makes it durable, together with whatever else comes at that moment |
+//! | [`duck`] | brings it into DuckDB; the only room that speaks SQL |
+//! | [`export`] | writes it as Parquet |
+//! | [`disk`] | every file operation on which durability rests |
+//! | [`dir_lock`], [`latch`], [`stats`] | one daemon per directory; failures that stay; figures |
+
+pub mod config;
+pub mod daemon;
+pub mod dir_lock;
+pub mod disk;
+pub mod duck;
+pub mod export;
+pub mod latch;
+pub mod logging;
+pub mod server;
+pub mod stats;
+pub mod storage;
+pub mod wal;

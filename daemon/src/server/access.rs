@@ -1,0 +1,159 @@
+//! Who is at the other end, and what they may do.
+//!
+//! The kernel tells the peer's uid and gid when a connection is accepted; nothing the client says about
+//! itself counts. The daemon's own user and root are admin. For everybody else the rules of `[[access]]`
+//! decide, the highest role that applies wins, and `default_role` stands where none does.
+//!
+//! Invariant: a peer whose uid is hidden behind a user namespace (the overflow uid) gets nothing.
+
+use fastpersist_protocol::request::Op;
+
+use crate::config::{AccessRule, Config, Role, Subject};
+
+/// The uid that the kernel shows for users it cannot map.
+const OVERFLOW_UID: u32 = 65534;
+
+/// The peer of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its user.
+    pub uid: u32,
+    /// Its groups: the primary one, and those that the user database adds.
+    pub gids: Vec<u32>,
+    /// Its process, where the kernel tells.
+    pub pid: Option<i32>,
+}
+
+impl Peer {
+    /// The peer with this user and primary group; its other groups are looked up where the rules ask.
+    pub fn new(uid: u32, gid: u32, pid: Option<i32>, access: &AccessTable) -> Self {
+        if !access.asks_for_groups() {
+            return Self { uid, gids: vec![gid], pid };
+        }
+        let user = uzers::get_user_by_uid(uid);
+        let groups = user.and_then(|user| uzers::get_user_groups(user.name(), gid)).unwrap_or_default();
+        let mut gids: Vec<u32> = groups.iter().map(uzers::Group::gid).collect();
+        if !gids.contains(&gid) {
+            gids.push(gid);
+        }
+        Self { uid, gids, pid }
+    }
+}
+
+/// The rules.
+#[derive(Debug, Clone)]
+pub struct AccessTable {
+    own_uid: u32,
+    default_role: Role,
+    rules: Vec<AccessRule>,
+}
+
+impl AccessTable {
+    /// The table of a configuration.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            own_uid: uzers::get_current_uid(),
+            default_role: config.daemon.default_role,
+            rules: config.access.clone(),
+        }
+    }
+
+    /// What the peer may do on one storage; with `None`, on the daemon itself.
+    pub fn role(&self, peer: &Peer, storage: Option<&str>) -> Role {
+        if peer.uid == self.own_uid || peer.uid == 0 {
+            return Role::Admin;
+        }
+        if peer.uid == OVERFLOW_UID && !self.names_uid(OVERFLOW_UID) {
+            return Role::None;
+        }
+        let applies = |rule: &&AccessRule| {
+            let subject = match rule.subject {
+                Subject::Uid(uid) => uid == peer.uid,
+                Subject::Gid(gid) => peer.gids.contains(&gid),
+            };
+            let on_storage = match (&rule.storages, storage) {
+                (None, _) => true,
+                // What concerns the daemon itself may be read by whoever may read something.
+                (Some(_), None) => rule.role >= Role::Reader,
+                (Some(names), Some(storage)) => names.iter().any(|name| name == storage),
+            };
+            subject && on_storage
+        };
+        let limited = |rule: &AccessRule| match (&rule.storages, storage) {
+            (Some(_), None) => Role::Reader,
+            _ => rule.role,
+        };
+        self.rules.iter().filter(applies).map(limited).max().unwrap_or(self.default_role)
+    }
+
+    fn asks_for_groups(&self) -> bool {
+        self.rules.iter().any(|rule| matches!(rule.subject, Subject::Gid(_)))
+    }
+
+    fn names_uid(&self, uid: u32) -> bool {
+        self.rules.iter().any(|rule| rule.subject == Subject::Uid(uid))
+    }
+}
+
+/// The role that an operation needs.
+pub fn needed_role(op: &Op<'_>) -> Role {
+    match op {
+        Op::GetKeyProcess { .. }
+        | Op::GetKey { .. }
+        | Op::GetItem { .. }
+        | Op::Keys { .. }
+        | Op::Collections { .. }
+        | Op::Dates
+        | Op::Stats
+        | Op::Info
+        | Op::Ping => Role::Reader,
+        Op::Store(_) | Op::Delete(_) | Op::Batch(_) | Op::Flush => Role::Writer,
+        _ => Role::Admin,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(default_role: Role, rules: Vec<AccessRule>) -> AccessTable {
+        AccessTable { own_uid: 1000, default_role, rules }
+    }
+
+    fn peer(uid: u32, gids: &[u32]) -> Peer {
+        Peer { uid, gids: gids.to_vec(), pid: None }
+    }
+
+    #[test]
+    fn the_daemon_itself_and_root_are_admin_whatever_the_rules_say() {
+        let table = table(Role::None, Vec::new());
+        assert_eq!(table.role(&peer(0, &[]), Some("jobs")), Role::Admin);
+        assert_eq!(table.role(&peer(1000, &[]), None), Role::Admin);
+        assert_eq!(table.role(&peer(1001, &[]), None), Role::None);
+    }
+
+    #[test]
+    fn the_highest_rule_that_applies_wins() {
+        let on_jobs = Some(vec!["jobs".to_owned()]);
+        let rules = vec![
+            AccessRule { subject: Subject::Gid(7), role: Role::Reader, storages: None },
+            AccessRule { subject: Subject::Uid(2), role: Role::Admin, storages: on_jobs },
+        ];
+        let table = table(Role::None, rules);
+        assert_eq!(table.role(&peer(2, &[7]), Some("jobs")), Role::Admin);
+        assert_eq!(table.role(&peer(2, &[7]), Some("other")), Role::Reader);
+        assert_eq!(table.role(&peer(2, &[]), Some("other")), Role::None);
+        assert_eq!(table.role(&peer(2, &[]), None), Role::Reader, "an admin of one storage may ping");
+        assert_eq!(table.role(&peer(3, &[8]), Some("jobs")), Role::None);
+    }
+
+    #[test]
+    fn a_hidden_uid_gets_nothing_unless_it_is_named() {
+        let open = table(Role::Writer, Vec::new());
+        assert_eq!(open.role(&peer(OVERFLOW_UID, &[]), None), Role::None);
+        let rule =
+            AccessRule { subject: Subject::Uid(OVERFLOW_UID), role: Role::Reader, storages: None };
+        let named = table(Role::None, vec![rule]);
+        assert_eq!(named.role(&peer(OVERFLOW_UID, &[]), None), Role::Reader);
+    }
+}

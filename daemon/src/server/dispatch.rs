@@ -1,0 +1,404 @@
+//! The one match over the requests: role, storage, partition, answer.
+//!
+//! Writes go into the connection's [`Pass`]; reads are in [`super::reads`].
+
+use std::sync::Arc;
+
+use fastpersist_protocol::error::{ErrorCode, WireError};
+use fastpersist_protocol::request::{
+    DEFAULT_KEYS_LIMIT, Op, Parsed, Placed, Request, Write, parse,
+};
+use fastpersist_protocol::time::{Date, Timestamp};
+use fastpersist_protocol::{json, reply};
+
+use super::access::{Peer, needed_role};
+use super::pass::{Pass, WriteKind, WriteMeta};
+use super::{Server, errors, report};
+use crate::config::Role;
+use crate::storage::Storage;
+use crate::storage::partition::Partition;
+use crate::storage::record::Names;
+use crate::storage::rules::{self, RuleError};
+use crate::storage::schema::Model;
+
+/// What a connection needs to answer requests.
+#[derive(Debug)]
+pub struct Dispatcher<'s> {
+    server: &'s Server,
+    peer: &'s Peer,
+    /// The role that was last looked up, and for which storage.
+    role: Option<(Option<usize>, Role)>,
+    /// The partition that was last used, and how it was asked for.
+    partition: Option<(usize, Option<Date>, Arc<Partition>)>,
+    now: Timestamp,
+}
+
+pub(super) type Answer<T> = Result<T, WireError>;
+
+/// What a request asks for, as far as access is concerned.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ask<'a> {
+    storage: Option<&'a str>,
+    op: &'static str,
+    needed: Role,
+}
+
+impl<'s> Dispatcher<'s> {
+    /// A dispatcher for one pass over a connection's lines.
+    pub fn new(server: &'s Server, peer: &'s Peer) -> Self {
+        Self { server, peer, role: None, partition: None, now: Timestamp::now() }
+    }
+
+    /// Answers one line, or gathers its writes.
+    pub(super) async fn line<'a>(&mut self, line: &'a [u8], pass: &mut Pass<'a>, out: &mut Vec<u8>) {
+        let limits = parse::ParseLimits {
+            max_json_depth: self.server.config.limits.max_json_depth,
+            max_batch_ops: self.server.config.limits.max_batch_ops,
+        };
+        let Parsed { id, request } = parse::parse(line, limits);
+        let result = match request {
+            Ok(request) => {
+                self.server.stats.note_request(&request.op);
+                self.request(id, request, pass, out).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            pass.refuse(out, id, &error);
+        }
+    }
+
+    /// Answers a line that was too long to be kept.
+    pub(super) fn too_long(&self, pass: &mut Pass<'_>, out: &mut Vec<u8>) {
+        let max = self.server.config.limits.max_line_bytes;
+        let message = format!("the line is longer than {max} bytes; it was skipped to its end");
+        pass.refuse(out, None, &WireError::new(ErrorCode::LineTooLong, message));
+    }
+
+    async fn request<'a>(
+        &mut self,
+        id: Option<&'a str>,
+        request: Request<'a>,
+        pass: &mut Pass<'a>,
+        out: &mut Vec<u8>,
+    ) -> Answer<()> {
+        let Request { storage, op } = request;
+        let ask = Ask { storage: storage.as_deref(), op: op.name(), needed: needed_role(&op) };
+        match op {
+            Op::Store(placed) => self.store(id, ask, placed, pass, out).await,
+            Op::Delete(placed) => self.delete(id, ask, placed, pass, out).await,
+            Op::Batch(placed) => self.batch(id, ask, placed, pass, out).await,
+            Op::GetKeyProcess { date, ref key, ref process_name } => {
+                let (index, storage) = self.allowed(ask)?;
+                expect_model(storage, Model::Dated, "get_key_process", "get_item")?;
+                let names = Names::Dated { process_name: process_name.as_deref() };
+                self.get_one(id, index, date, key, names, pass, out).await
+            }
+            Op::GetItem { ref key, ref collection_name, ref item_name } => {
+                let (index, storage) = self.allowed(ask)?;
+                expect_model(storage, Model::Collection, "get_item", "get_key_process")?;
+                let names = Names::Collection { collection_name, item_name };
+                self.get_one(id, index, None, key, names, pass, out).await
+            }
+            Op::GetKey { date, ref key, ref collection_name } => {
+                let (index, storage) = self.allowed(ask)?;
+                check_field(storage, Model::Collection, collection_name.is_some(), "collection_name")?;
+                check_field(storage, Model::Dated, date.is_some(), "date")?;
+                self.get_key(id, index, date, key, collection_name.as_deref(), pass, out).await
+            }
+            Op::Keys { date, ref prefix, ref after, limit } => {
+                let (index, storage) = self.allowed(ask)?;
+                check_field(storage, Model::Dated, date.is_some(), "date")?;
+                pass.finish(out).await;
+                let limit = limit.unwrap_or(DEFAULT_KEYS_LIMIT) as usize;
+                self.keys(id, index, date, (prefix, after.as_deref(), limit), out).await
+            }
+            Op::Collections { ref key } => {
+                let (index, storage) = self.allowed(ask)?;
+                expect_model(storage, Model::Collection, "collections", "dates")?;
+                pass.finish(out).await;
+                self.collections(id, index, key, out).await
+            }
+            Op::Dates => {
+                let (_, storage) = self.allowed(ask)?;
+                expect_model(storage, Model::Dated, "dates", "collections")?;
+                pass.finish(out).await;
+                let dates = storage.dates().map_err(|error| errors::internal("listing dates", &error))?;
+                reply::begin_ok(out, id);
+                reply::field(out, "dates");
+                reply::array(out, dates, |out, date| json::write_string(out, &date.to_string()));
+                reply::end(out);
+                Ok(())
+            }
+            Op::Flush => self.flush(id, ask, pass, out).await,
+            Op::ExportParquet { path } => self.export(id, ask, path.as_deref(), pass, out).await,
+            Op::Stats | Op::Info | Op::Ping => self.about(id, ask, &op, pass, out).await,
+            _ => Err(WireError::new(ErrorCode::UnknownOp, "this daemon does not know the operation")),
+        }
+    }
+
+    /// The storage that a request means, when the peer may do there what it asks for.
+    pub(super) fn allowed(&mut self, ask: Ask<'_>) -> Answer<(usize, &'s Arc<Storage>)> {
+        let storages = &self.server.storages;
+        let found = match ask.storage {
+            None if storages.len() == 1 => Some(0),
+            None => None,
+            Some(name) => storages.binary_search_by(|storage| storage.config().name.as_str().cmp(name)).ok(),
+        };
+        self.permit(found, ask)?;
+        let Some(index) = found else {
+            let names: Vec<_> = storages.iter().map(|storage| storage.config().name.as_str()).collect();
+            return Err(errors::unknown_storage(ask.storage, &names));
+        };
+        Ok((index, &storages[index]))
+    }
+
+    fn permit(&mut self, storage: Option<usize>, ask: Ask<'_>) -> Answer<()> {
+        let role = match self.role {
+            Some((cached, role)) if cached == storage => role,
+            _ => {
+                let name = storage.map(|index| self.server.storages[index].config().name.as_str());
+                let role = self.server.access.role(self.peer, name);
+                self.role = Some((storage, role));
+                role
+            }
+        };
+        if role >= ask.needed { Ok(()) } else { Err(errors::forbidden(ask.op, role, ask.needed)) }
+    }
+
+    async fn partition_for_write(&mut self, index: usize, date: Option<Date>) -> Answer<Arc<Partition>> {
+        if let Some((cached, cached_date, partition)) = &self.partition {
+            if (*cached, *cached_date) == (index, date) {
+                return Ok(Arc::clone(partition));
+            }
+        }
+        let storage = &self.server.storages[index];
+        // The one that is held may be the one that has to make room.
+        self.partition = None;
+        let partition =
+            storage.partition_for_write(date).await.map_err(|error| errors::of_storage(&error))?;
+        self.partition = Some((index, date, Arc::clone(&partition)));
+        Ok(partition)
+    }
+
+    pub(super) async fn partition_for_read(
+        &mut self,
+        index: usize,
+        date: Option<Date>,
+    ) -> Answer<Option<Arc<Partition>>> {
+        if let Some((cached, cached_date, partition)) = &self.partition {
+            if (*cached, *cached_date) == (index, date) {
+                return Ok(Some(Arc::clone(partition)));
+            }
+        }
+        self.partition = None;
+        let storage = &self.server.storages[index];
+        let partition =
+            storage.partition_for_read(date).await.map_err(|error| errors::of_storage(&error))?;
+        self.partition = partition.clone().map(|partition| (index, date, partition));
+        Ok(partition)
+    }
+
+    /// Commits what is gathered where it is for another partition than the one that comes now.
+    async fn target<'a>(
+        &mut self,
+        (index, storage): (usize, &'s Arc<Storage>),
+        date: Option<Date>,
+        pass: &mut Pass<'a>,
+        out: &mut Vec<u8>,
+    ) -> Answer<Arc<Partition>> {
+        check_field(storage, Model::Dated, date.is_some(), "date")?;
+        let partition = self.partition_for_write(index, date).await?;
+        if pass.is_elsewhere(&partition) {
+            pass.finish(out).await;
+        }
+        Ok(partition)
+    }
+
+    async fn store<'a>(
+        &mut self,
+        id: Option<&'a str>,
+        ask: Ask<'_>,
+        placed: Placed<fastpersist_protocol::request::Store<'a>>,
+        pass: &mut Pass<'a>,
+        out: &mut Vec<u8>,
+    ) -> Answer<()> {
+        let Placed { date, durability, write } = placed;
+        let (index, storage) = self.allowed(ask)?;
+        let mut warnings = Vec::new();
+        let record = rules::record_of_store(&storage.config().schema, &write, self.now, &mut warnings)
+            .map_err(|error| errors::of_rule(&error))?;
+        let partition = self.target((index, storage), date, pass, out).await?;
+        let meta = WriteMeta { id, kind: WriteKind::Store, durability, warnings };
+        pass.add(storage, &partition, meta, |submission| submission.push(record, write.if_seq));
+        Ok(())
+    }
+
+    async fn delete<'a>(
+        &mut self,
+        id: Option<&'a str>,
+        ask: Ask<'_>,
+        placed: Placed<fastpersist_protocol::request::Delete<'a>>,
+        pass: &mut Pass<'a>,
+        out: &mut Vec<u8>,
+    ) -> Answer<()> {
+        let Placed { date, durability, write } = placed;
+        let (index, storage) = self.allowed(ask)?;
+        let record = rules::record_of_delete(&storage.config().schema, &write, self.now)
+            .map_err(|error| errors::of_rule(&error))?;
+        let partition = self.target((index, storage), date, pass, out).await?;
+        let meta = WriteMeta { id, kind: WriteKind::Delete, durability, warnings: Vec::new() };
+        pass.add(storage, &partition, meta, |submission| submission.push(record, write.if_seq));
+        Ok(())
+    }
+
+    async fn batch<'a>(
+        &mut self,
+        id: Option<&'a str>,
+        ask: Ask<'_>,
+        placed: Placed<Vec<Write<'a>>>,
+        pass: &mut Pass<'a>,
+        out: &mut Vec<u8>,
+    ) -> Answer<()> {
+        let Placed { date, durability, write: writes } = placed;
+        let (index, storage) = self.allowed(ask)?;
+        let schema = &storage.config().schema;
+        let mut warnings = Vec::new();
+        let mut records = Vec::with_capacity(writes.len());
+        for (position, write) in writes.iter().enumerate() {
+            let mut own_warnings = Vec::new();
+            let (record, if_seq) = match write {
+                Write::Store(store) => {
+                    (rules::record_of_store(schema, store, self.now, &mut own_warnings), store.if_seq)
+                }
+                Write::Delete(delete) => {
+                    (rules::record_of_delete(schema, delete, self.now), delete.if_seq)
+                }
+            };
+            let record = record.map_err(|error| in_batch(&error, position))?;
+            warnings.extend(own_warnings.into_iter().map(|warning| format!("op {position}: {warning}")));
+            records.push((record, if_seq));
+        }
+        let partition = self.target((index, storage), date, pass, out).await?;
+        let meta = WriteMeta { id, kind: WriteKind::Batch, durability, warnings };
+        pass.add(storage, &partition, meta, |submission| {
+            for (record, if_seq) in records {
+                submission.push(record, if_seq);
+            }
+        });
+        Ok(())
+    }
+
+    /// Flushes one storage; all that the peer may write where none is named and there are several.
+    async fn flush(
+        &mut self,
+        id: Option<&str>,
+        ask: Ask<'_>,
+        pass: &mut Pass<'_>,
+        out: &mut Vec<u8>,
+    ) -> Answer<()> {
+        let server = self.server;
+        let storages: Vec<_> = if ask.storage.is_some() || server.storages.len() == 1 {
+            vec![self.allowed(ask)?.1]
+        } else {
+            let all = 0..server.storages.len();
+            let may: Vec<_> = all.filter(|index| self.permit(Some(*index), ask).is_ok()).collect();
+            if may.is_empty() {
+                self.permit(None, ask)?;
+            }
+            may.into_iter().map(|index| &server.storages[index]).collect()
+        };
+        pass.finish(out).await;
+        let mut rows = 0;
+        for storage in storages {
+            for partition in storage.open_partitions() {
+                let flushing = tokio::task::spawn_blocking(move || partition.flush());
+                let flushed = flushing.await.map_err(|error| errors::internal("the flush", &error))?;
+                rows += flushed.map_err(|error| errors::of_flush(&error))?;
+            }
+        }
+        reply::begin_ok(out, id);
+        reply::field(out, "flushed");
+        json::write_u64(out, rows);
+        reply::end(out);
+        Ok(())
+    }
+
+    async fn export(
+        &mut self,
+        id: Option<&str>,
+        ask: Ask<'_>,
+        path: Option<&str>,
+        pass: &mut Pass<'_>,
+        out: &mut Vec<u8>,
+    ) -> Answer<()> {
+        let (_, storage) = self.allowed(ask)?;
+        pass.finish(out).await;
+        let root = storage.parquet_root(path).map_err(|error| errors::of_export(&error))?;
+        let outcome = storage.export(root).await.map_err(|error| errors::of_export(&error))?;
+        reply::begin_ok(out, id);
+        reply::field(out, "files");
+        json::write_u64(out, outcome.files);
+        reply::field(out, "rows");
+        json::write_u64(out, outcome.rows);
+        reply::end(out);
+        Ok(())
+    }
+
+    async fn about(
+        &mut self,
+        id: Option<&str>,
+        ask: Ask<'_>,
+        op: &Op<'_>,
+        pass: &mut Pass<'_>,
+        out: &mut Vec<u8>,
+    ) -> Answer<()> {
+        self.permit(None, ask)?;
+        if !matches!(op, Op::Ping) {
+            pass.finish(out).await;
+        }
+        let server = self.server;
+        pass.answer(out, |out| {
+            reply::begin_ok(out, id);
+            match op {
+                Op::Stats => report::stats(server, out),
+                Op::Info => report::info(server, out),
+                _ => {
+                    reply::field(out, "pong");
+                    json::write_bool(out, true);
+                }
+            }
+            reply::end(out);
+        });
+        Ok(())
+    }
+}
+
+fn in_batch(error: &RuleError, position: usize) -> WireError {
+    let error = errors::of_rule(error);
+    let message = format!("op {position} of the batch: {}", error.message);
+    WireError { message, ..error }.with_number("index", position as u64)
+}
+
+/// An operation of the other model.
+fn expect_model(storage: &Storage, model: Model, op: &str, other: &str) -> Answer<()> {
+    let config = storage.config();
+    if config.model() == model {
+        return Ok(());
+    }
+    let message = format!(
+        "{op:?} is for {model} storages, and {:?} is a {} one; there it is {other:?}",
+        config.name,
+        config.model()
+    );
+    Err(WireError::field("op", message))
+}
+
+/// A field of the other model.
+fn check_field(storage: &Storage, model: Model, present: bool, field: &'static str) -> Answer<()> {
+    let own = storage.config().model();
+    if present && own != model {
+        return Err(errors::of_rule(&rules::wrong_field(own, field)));
+    }
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! Inner errors to wire errors: the one place that chooses error codes.
+
+use fastpersist_protocol::error::{ErrorCode, WireError};
+
+use crate::config::Role;
+use crate::storage::StorageError;
+use crate::storage::exporting::ExportingError;
+use crate::storage::partition::{Busy, FlushError, Gone, ReadError};
+use crate::storage::rules::RuleError;
+use crate::wal::WalError;
+use crate::wal::commit::Refusal;
+
+pub(super) fn of_rule(error: &RuleError) -> WireError {
+    match error {
+        RuleError::WrongField { field, .. } => WireError::field(field, error.to_string()),
+        RuleError::Misfit { column, .. } => {
+            WireError::new(ErrorCode::BadRequest, error.to_string()).with_text("column", column.as_str())
+        }
+    }
+}
+
+pub(super) fn of_refusal(refusal: &Refusal, in_batch: bool) -> WireError {
+    let new = |code| WireError::new(code, refusal.to_string());
+    match refusal {
+        Refusal::Conflict { current_seq, index, .. } => {
+            let error = new(ErrorCode::Conflict).with_number("current_seq", *current_seq);
+            if in_batch { error.with_number("index", *index as u64) } else { error }
+        }
+        Refusal::DiskFull => new(ErrorCode::DiskFull),
+        Refusal::Unavailable(_) => new(ErrorCode::Busy),
+        Refusal::ReadOnly(_) => new(ErrorCode::ReadOnly),
+        Refusal::OutcomeUnknown(_) => new(ErrorCode::OutcomeUnknown),
+    }
+}
+
+pub(super) fn of_storage(error: &StorageError) -> WireError {
+    match error {
+        StorageError::TooManyDates { .. } => WireError::new(ErrorCode::Busy, error.to_string()),
+        StorageError::Open(_) | StorageError::Gone => internal("opening a partition", error),
+    }
+}
+
+pub(super) fn of_busy(error: &Busy) -> WireError {
+    WireError::new(ErrorCode::Busy, error.to_string())
+}
+
+pub(super) fn of_gone(error: &Gone) -> WireError {
+    WireError::new(ErrorCode::OutcomeUnknown, error.to_string())
+}
+
+pub(super) fn of_read(error: &ReadError) -> WireError {
+    internal("a read", error)
+}
+
+pub(super) fn of_flush(error: &FlushError) -> WireError {
+    let code = match error {
+        FlushError::NoRoom { .. } | FlushError::Wal(WalError::Full(_)) => ErrorCode::DiskFull,
+        FlushError::Wal(_) => ErrorCode::ReadOnly,
+        FlushError::Duck(_) => return internal("the flush", error),
+    };
+    WireError::new(code, error.to_string())
+}
+
+pub(super) fn forbidden(op: &str, role: Role, needed: Role) -> WireError {
+    let message = format!(
+        "{op:?} needs the role {:?}, and you have {:?}; an administrator grants roles in [[access]]",
+        needed.as_str(),
+        role.as_str()
+    );
+    WireError::new(ErrorCode::Forbidden, message).with_text("needed_role", needed.as_str())
+}
+
+pub(super) fn unknown_storage(name: Option<&str>, known: &[&str]) -> WireError {
+    let message = match name {
+        Some(name) => format!("there is no storage {name:?}; there is {}", known.join(", ")),
+        None => format!("several storages are configured; name one with \"storage\": {}", known.join(", ")),
+    };
+    WireError::new(ErrorCode::UnknownStorage, message)
+}
+
+pub(super) fn shutting_down() -> WireError {
+    WireError::new(ErrorCode::ShuttingDown, "the daemon is stopping; send the request again to the next one")
+}
+
+/// Something that should not happen: the log gets the details, the client what it can use.
+pub(super) fn internal(what: &str, error: &dyn std::error::Error) -> WireError {
+    tracing::error!(%error, "{what} failed");
+    WireError::new(ErrorCode::Internal, format!("{what} failed: {error}"))
+}
+
+pub(super) fn of_busy_key() -> WireError {
+    let message = "a record on which the write depends could not be kept in memory; send it again";
+    WireError::new(ErrorCode::Busy, message)
+}
+
+pub(super) fn of_export(error: &ExportingError) -> WireError {
+    match error {
+        ExportingError::NoRoot(_) => WireError::new(ErrorCode::NotFound, error.to_string()),
+        ExportingError::BadPath(_) => WireError::field("path", error.to_string()),
+        ExportingError::Storage(error) => of_storage(error),
+        ExportingError::Flush(error) => of_flush(error),
+        ExportingError::Read(error) => of_read(error),
+        _ => internal("the export", error),
+    }
+}

@@ -1,0 +1,206 @@
+//! What a group's writes come to: conditions checked, places given, lines encoded.
+//!
+//! Conditions (`if_seq`, and whether a deletion finds anything) look at memory and at the writes before
+//! them in the same group; nobody else can write meanwhile, for a partition has one committer.
+//!
+//! Invariant: places are given without gaps, in the order of the group; a refused request takes none.
+
+use std::collections::HashMap;
+
+use super::memtable::{Known, Memtable};
+use super::record::{Names, Record};
+use crate::wal::commit::{Refusal, Seqs, Submission, Unit, UnitResult, Waiting};
+use crate::wal::entry;
+
+type Address<'g> = (&'g str, Names<'g>);
+
+/// What the group makes of the records so far: their places, 0 for none.
+type Overlay<'g> = HashMap<Address<'g>, u64>;
+
+/// How a group begins.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Start {
+    /// The next free place.
+    pub next_seq: u64,
+    /// Whether stores are taken; deletions always are.
+    pub stores: bool,
+}
+
+/// Decides about every request of the group, in order; places are given as if all goes well.
+pub(super) fn plan(group: &[Waiting], memtable: &Memtable, start: Start) -> Vec<Vec<UnitResult>> {
+    let conditional = group.iter().flat_map(|waiting| &waiting.submission.writes);
+    let mut planner = Planner {
+        memtable,
+        // Only a group with conditions needs to know what its own writes come to.
+        overlay: conditional.clone().any(|w| w.if_seq.is_some() || w.record.is_deleted()).then(HashMap::new),
+        next_seq: start.next_seq,
+        stores: start.stores,
+    };
+    group.iter().map(|waiting| planner.submission(&waiting.submission)).collect()
+}
+
+struct Planner<'g> {
+    memtable: &'g Memtable,
+    overlay: Option<Overlay<'g>>,
+    next_seq: u64,
+    stores: bool,
+}
+
+/// Why a request is not done.
+enum No {
+    Refused(Refusal),
+    Cold(String),
+}
+
+impl<'g> Planner<'g> {
+    fn submission(&mut self, submission: &'g Submission) -> Vec<UnitResult> {
+        let mut results = Vec::with_capacity(submission.units.len());
+        for unit in &submission.units {
+            // What follows a cold request on the same connection must not overtake it.
+            if let Some(cold @ UnitResult::Cold { .. }) = results.last() {
+                let cold = UnitResult::clone(cold);
+                results.push(cold);
+                continue;
+            }
+            let result = self.unit(submission, unit);
+            results.push(result);
+        }
+        results
+    }
+
+    fn unit(&mut self, submission: &'g Submission, unit: &Unit) -> UnitResult {
+        let range = unit.writes.start as usize..unit.writes.end as usize;
+        let first_seq = self.next_seq;
+        let mut undo = Vec::new();
+        let mut seqs = Vec::with_capacity(if unit.batch { range.len() } else { 0 });
+        let mut only = None;
+        for (index, write) in submission.writes[range].iter().enumerate() {
+            match self.write(&write.record, write.if_seq, index, &mut undo) {
+                Ok(seq) if unit.batch => seqs.push(seq),
+                Ok(seq) => only = seq,
+                Err(no) => {
+                    self.next_seq = first_seq;
+                    self.undo(undo);
+                    return match no {
+                        No::Refused(refusal) => UnitResult::Refused(refusal),
+                        No::Cold(key) => UnitResult::Cold { key },
+                    };
+                }
+            }
+        }
+        UnitResult::Done(if unit.batch { Seqs::Many(seqs) } else { Seqs::One(only) })
+    }
+
+    fn write(
+        &mut self,
+        record: &'g Record,
+        if_seq: Option<u64>,
+        index: usize,
+        undo: &mut Vec<(Address<'g>, Option<u64>)>,
+    ) -> Result<Option<u64>, No> {
+        if !self.stores && !record.is_deleted() {
+            return Err(No::Refused(Refusal::DiskFull));
+        }
+        if if_seq.is_some() || record.is_deleted() {
+            let current_seq = self.current_seq(record).ok_or_else(|| No::Cold(record.key().to_owned()))?;
+            match if_seq {
+                Some(if_seq) if if_seq != current_seq => {
+                    return Err(No::Refused(Refusal::Conflict { if_seq, current_seq, index }));
+                }
+                _ if record.is_deleted() && current_seq == 0 => return Ok(None),
+                _ => {}
+            }
+        }
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        if let Some(overlay) = &mut self.overlay {
+            let address = (record.key(), record.names());
+            let place = if record.is_deleted() { 0 } else { seq };
+            undo.push((address, overlay.insert(address, place)));
+        }
+        Ok(Some(seq))
+    }
+
+    /// The present record's place, 0 for none; `None` when memory does not know.
+    fn current_seq(&self, record: &Record) -> Option<u64> {
+        let address = (record.key(), record.names());
+        if let Some(seq) = self.overlay.as_ref().and_then(|overlay| overlay.get(&address)) {
+            return Some(*seq);
+        }
+        match self.memtable.get(record.key(), record.names()) {
+            Known::Live(present) => Some(present.seq()),
+            Known::Absent => Some(0),
+            Known::Cold => None,
+        }
+    }
+
+    fn undo(&mut self, undo: Vec<(Address<'g>, Option<u64>)>) {
+        let Some(overlay) = &mut self.overlay else { return };
+        for (address, before) in undo.into_iter().rev() {
+            match before {
+                Some(before) => overlay.insert(address, before),
+                None => overlay.remove(&address),
+            };
+        }
+    }
+}
+
+/// What a planned group is made of.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Encoded {
+    /// The place of the last record; 0 when the group writes nothing.
+    pub last_seq: u64,
+    /// Records in the group.
+    pub records: u64,
+    /// Whether any of it is to be synced before it is answered.
+    pub sync: bool,
+}
+
+/// Gives the records their places and appends the group's lines to `out`.
+pub(super) fn encode(
+    group: &mut [Waiting],
+    results: &[Vec<UnitResult>],
+    durable_seq: u64,
+    out: &mut Vec<u8>,
+) -> Encoded {
+    let mut encoded = Encoded::default();
+    for (waiting, results) in group.iter_mut().zip(results) {
+        encoded.sync |= waiting.submission.sync;
+        for (unit, result) in waiting.submission.units.iter().zip(results) {
+            let UnitResult::Done(seqs) = result else { continue };
+            let writes =
+                &mut waiting.submission.writes[unit.writes.start as usize..unit.writes.end as usize];
+            let bodies = &waiting.submission.bodies;
+            match seqs {
+                Seqs::One(Some(seq)) => {
+                    let write = &mut writes[0];
+                    write.record.set_seq(*seq);
+                    let body = &bodies[write.body.start as usize..write.body.end as usize];
+                    entry::finish_line(body, write.hasher.clone(), *seq, durable_seq, out);
+                    encoded.last_seq = *seq;
+                    encoded.records += 1;
+                }
+                Seqs::One(None) => {}
+                Seqs::Many(seqs) => {
+                    let done = || writes_done(seqs);
+                    let Some((_, first_seq)) = done().next() else { continue };
+                    for (index, seq) in done() {
+                        writes[index].record.set_seq(seq);
+                        encoded.last_seq = seq;
+                        encoded.records += 1;
+                    }
+                    let bodies = done().map(|(index, _)| {
+                        let body = &writes[index].body;
+                        &bodies[body.start as usize..body.end as usize]
+                    });
+                    entry::finish_batch(bodies, first_seq, durable_seq, out);
+                }
+            }
+        }
+    }
+    encoded
+}
+
+fn writes_done(seqs: &[Option<u64>]) -> impl Iterator<Item = (usize, u64)> {
+    seqs.iter().enumerate().filter_map(|(index, seq)| Some((index, (*seq)?)))
+}

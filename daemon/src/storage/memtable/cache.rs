@@ -1,0 +1,98 @@
+//! Filling the table from DuckDB and giving flushed keys back.
+//!
+//! Invariant: rows from DuckDB never replace what is in the table; only keys without unflushed records
+//! are given back, whole.
+
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::super::record::Record;
+use super::{KeyEntry, Memtable};
+
+impl Memtable {
+    /// Takes in everything that DuckDB has under `key`. `epoch` is the table's from before the rows were
+    /// read; answers false when something left the table since, and the rows must be read again.
+    ///
+    /// A key without any row is noted only when `note_absence` says so: a write that depends on it needs
+    /// the note, while readers who ask for what never was should not fill the memory.
+    pub fn load_key(&mut self, key: &str, rows: Vec<Record>, epoch: u64, note_absence: bool) -> bool {
+        if epoch != self.epoch {
+            return false;
+        }
+        let absent = rows.is_empty() && self.entry(key).is_none();
+        if absent && !note_absence {
+            return true;
+        }
+        self.fill(rows);
+        let entry = self.entry_or_insert(key);
+        entry.loaded = true;
+        entry.touched.store(true, Ordering::Relaxed);
+        true
+    }
+
+    /// Takes in flushed rows where the table has nothing newer.
+    pub fn fill(&mut self, rows: Vec<Record>) {
+        for row in rows {
+            let row = Arc::new(row);
+            let size = row.size_bytes();
+            if self.entry_or_insert(row.key()).slots.fill(row) {
+                self.bytes += size;
+                self.live_count += 1;
+            }
+        }
+    }
+
+    /// The whole partition is about to be [filled](Self::fill) in.
+    pub fn begin_filling(&mut self) {
+        self.filling = true;
+    }
+
+    /// The filling is over; `complete` when it came to its end.
+    pub fn end_filling(&mut self, complete: bool) {
+        self.filling = false;
+        self.complete |= complete;
+        for tombstone in std::mem::take(&mut self.kept_tombstones) {
+            self.drop_tombstone(&tombstone);
+        }
+    }
+
+    /// Gives flushed keys back until the records cost at most `max_bytes`, those first that were not
+    /// read lately, and never `spare`. `flushed_seq` tells what is flushed.
+    pub fn evict(&mut self, max_bytes: usize, flushed_seq: u64, spare: Option<&str>) {
+        // Two rounds: the first takes a key's second chance away, the second takes the key.
+        let mut left = 2 * self.order.len();
+        while self.bytes > max_bytes && left > 0 {
+            left -= 1;
+            let Some(key) = self.next_by_clock() else { return };
+            self.clock_hand = Some(Arc::clone(&key));
+            if spare == Some(&*key) {
+                continue;
+            }
+            let Some(entry) = self.entry_untouched(&key) else { continue };
+            if entry.touched.swap(false, Ordering::Relaxed) {
+                continue;
+            }
+            if entry.slots.iter().any(|slot| slot.record.seq() > flushed_seq) {
+                continue;
+            }
+            let bytes: usize = entry.slots.iter().map(|slot| slot.record.size_bytes()).sum();
+            let live = entry.slots.iter().filter(|slot| !slot.record.is_deleted()).count();
+            self.bytes = self.bytes.saturating_sub(bytes);
+            self.live_count = self.live_count.saturating_sub(live);
+            self.complete = false;
+            self.remove_key(&key);
+        }
+    }
+
+    fn next_by_clock(&self) -> Option<Arc<str>> {
+        let behind = self.clock_hand.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.order.range::<str, _>((behind, Bound::Unbounded)).next();
+        next.or_else(|| self.order.first()).map(Arc::clone)
+    }
+
+    fn entry_untouched(&self, key: &Arc<str>) -> Option<&KeyEntry> {
+        use std::hash::BuildHasher as _;
+        self.table.find(self.hasher.hash_one(&**key), |entry| Arc::ptr_eq(&entry.key, key))
+    }
+}

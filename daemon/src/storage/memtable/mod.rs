@@ -1,0 +1,230 @@
+//! The partition in memory: the latest record under every address, and what is not yet flushed.
+//!
+//! Point reads and writes go through a hash table of keys; `keys` walks an ordered index of the same
+//! keys, which is touched only when a key comes or goes.
+//!
+//! A table may know only part of the partition: after a restart it holds what was not flushed, and with
+//! a bounded cache it gives flushed keys back. So every key says whether it is `loaded`, which means
+//! that everything DuckDB has under it is here, and the table says whether it is `complete`, which means
+//! the same of all keys. What is in the table is always newer than what DuckDB has.
+//!
+//! Invariant: a record that is not flushed is never given back; a deletion stays as a tombstone until it
+//! is flushed, so that a stale row from DuckDB cannot come through from behind.
+
+mod cache;
+mod pending;
+mod slots;
+
+use std::collections::BTreeSet;
+use std::hash::BuildHasher as _;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+pub use pending::{DirtyRow, Unflushed};
+use pending::Pending;
+use slots::{Slot, Slots};
+
+use super::record::{Names, Record};
+use super::schema::Model;
+
+/// What a key costs beside its records: its entry, its text's head and its place in the order.
+const KEY_OVERHEAD_BYTES: usize = size_of::<KeyEntry>() + 16 + 24;
+
+/// What the table knows about an address or a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known<T> {
+    /// It is here.
+    Live(T),
+    /// It does not exist.
+    Absent,
+    /// DuckDB must be asked.
+    Cold,
+}
+
+#[derive(Debug)]
+struct KeyEntry {
+    key: Arc<str>,
+    slots: Slots,
+    /// Everything that DuckDB has under this key is here.
+    loaded: bool,
+    /// Read since the cache last looked (second chance).
+    touched: AtomicBool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Memtable {
+    table: HashTable<KeyEntry>,
+    hasher: DefaultHashBuilder,
+    /// The same keys, in order.
+    order: BTreeSet<Arc<str>>,
+    pending: Pending,
+    complete: bool,
+    /// While the whole partition is being loaded, flushed tombstones stay too.
+    filling: bool,
+    /// Tombstones that were flushed while the table was being filled.
+    kept_tombstones: Vec<Arc<Record>>,
+    live_count: usize,
+    bytes: usize,
+    published_seq: u64,
+    /// Counts the flushes: rows that were read before one may be older than what memory then let go, so a
+    /// load that spans one must be repeated. Giving clean keys back needs no count of its own.
+    epoch: u64,
+    /// Where the cache goes on looking for keys to give back.
+    clock_hand: Option<Arc<str>>,
+}
+
+impl Memtable {
+    /// An empty table; `complete` when DuckDB has nothing either.
+    pub fn new(model: Model, complete: bool) -> Self {
+        Self {
+            table: HashTable::new(),
+            hasher: DefaultHashBuilder::default(),
+            order: BTreeSet::new(),
+            pending: Pending::new(model),
+            complete,
+            filling: false,
+            kept_tombstones: Vec::new(),
+            live_count: 0,
+            bytes: 0,
+            published_seq: 0,
+            epoch: 0,
+            clock_hand: None,
+        }
+    }
+
+    /// Whether the table holds the whole partition.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Live records in memory.
+    pub fn live_count(&self) -> usize {
+        self.live_count
+    }
+
+    /// What the records in memory cost, in bytes, estimated.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The newest record that was ever published here, flushed or not.
+    pub fn published_seq(&self) -> u64 {
+        self.published_seq
+    }
+
+    /// See the field.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    fn entry(&self, key: &str) -> Option<&KeyEntry> {
+        let entry = self.table.find(self.hasher.hash_one(key), |entry| &*entry.key == key)?;
+        if !entry.touched.load(Ordering::Relaxed) {
+            entry.touched.store(true, Ordering::Relaxed);
+        }
+        Some(entry)
+    }
+
+    fn entry_or_insert(&mut self, key: &str) -> &mut KeyEntry {
+        let hash = self.hasher.hash_one(key);
+        let hasher = &self.hasher;
+        let order = &mut self.order;
+        let bytes = &mut self.bytes;
+        let entry = self.table.entry(
+            hash,
+            |entry| &*entry.key == key,
+            |entry| hasher.hash_one(&*entry.key),
+        );
+        entry
+            .or_insert_with(|| {
+                let key: Arc<str> = key.into();
+                order.insert(Arc::clone(&key));
+                *bytes += KEY_OVERHEAD_BYTES + key.len();
+                KeyEntry { key, slots: Slots::default(), loaded: false, touched: AtomicBool::new(false) }
+            })
+            .into_mut()
+    }
+
+    /// Publishes a write: readers see it from now on.
+    pub fn publish(&mut self, record: Arc<Record>) {
+        let complete = self.complete;
+        let size = record.size_bytes();
+        let deleted = record.is_deleted();
+        self.published_seq = record.seq();
+        let entry = self.entry_or_insert(record.key());
+        entry.loaded |= complete;
+        let (first_write, before) = entry.slots.put(Arc::clone(&record));
+        let before_bytes = before.as_ref().map_or(0, |record| record.size_bytes());
+        let was_live = before.is_some_and(|record| !record.is_deleted());
+        self.bytes = self.bytes + size - before_bytes;
+        self.live_count = self.live_count + usize::from(!deleted) - usize::from(was_live);
+        self.pending.note(record, first_write, before_bytes);
+    }
+
+    /// The record at an address.
+    pub fn get(&self, key: &str, names: Names<'_>) -> Known<&Arc<Record>> {
+        let Some(entry) = self.entry(key) else {
+            return if self.complete { Known::Absent } else { Known::Cold };
+        };
+        match entry.slots.get(names) {
+            Some(slot) if slot.record.is_deleted() => Known::Absent,
+            Some(slot) => Known::Live(&slot.record),
+            None if entry.loaded || self.complete => Known::Absent,
+            None => Known::Cold,
+        }
+    }
+
+    /// Calls `visit` with each record of a key, sorted by names; `Cold` when DuckDB must be asked first.
+    pub fn visit_key<'t>(&'t self, key: &str, mut visit: impl FnMut(&'t Arc<Record>)) -> Known<()> {
+        let Some(entry) = self.entry(key) else {
+            return if self.complete { Known::Absent } else { Known::Cold };
+        };
+        if !entry.loaded && !self.complete {
+            return Known::Cold;
+        }
+        for slot in entry.slots.iter().filter(|slot| !slot.record.is_deleted()) {
+            visit(&slot.record);
+        }
+        Known::Live(())
+    }
+
+    /// Whether a row that DuckDB has is the truth: `None` when memory knows nothing about it, else
+    /// whether it lives.
+    pub fn overrides(&self, key: &str, names: Names<'_>) -> Option<bool> {
+        let slot = self.entry(key)?.slots.get(names)?;
+        Some(!slot.record.is_deleted())
+    }
+
+    /// Calls `visit` with each key in order that begins with `prefix`, stands behind `after` and has a
+    /// live record in memory, until it answers false.
+    pub fn visit_keys(&self, prefix: &str, after: Option<&str>, mut visit: impl FnMut(&str) -> bool) {
+        let start = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let range = self.order.range::<str, _>((start, Bound::Unbounded));
+        for key in range.take_while(|key| key.starts_with(prefix)) {
+            let hash = self.hasher.hash_one(&**key);
+            let entry = self.table.find(hash, |entry| Arc::ptr_eq(&entry.key, key));
+            if entry.is_some_and(|entry| entry.slots.has_live()) && !visit(key) {
+                break;
+            }
+        }
+    }
+
+    fn remove_key(&mut self, key: &str) {
+        let hash = self.hasher.hash_one(key);
+        if let Ok(found) = self.table.find_entry(hash, |entry| &*entry.key == key) {
+            found.remove();
+            self.order.remove(key);
+            self.bytes = self.bytes.saturating_sub(KEY_OVERHEAD_BYTES + key.len());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,172 @@
+//! The storages: what the configuration names, and the partitions in which their records live.
+//!
+//! A request's way through this directory: [`rules`] makes a checked [`record::Record`] of it,
+//! [`partition`] puts it into the log and into [`memtable`]. [`dated`] and [`collection`] say which
+//! partition that is.
+
+pub mod collection;
+pub mod dated;
+pub mod exporting;
+mod group;
+pub mod memtable;
+pub mod partition;
+pub mod record;
+pub mod rules;
+pub mod schema;
+
+use std::sync::Arc;
+
+use chrono::Datelike as _;
+use fastpersist_protocol::time::Date;
+
+use crate::config::StorageConfig;
+use crate::stats::StorageStats;
+use collection::Collection;
+use dated::Dated;
+use partition::{FlushError, Gauges, OpenError, Partition, Shared};
+
+/// Why a partition cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// It does not open.
+    #[error("the partition cannot be opened: {0}")]
+    Open(#[from] OpenError),
+    /// Too many dates are in use.
+    #[error("{open} dates are in use and limits.max_open_dates is {max}; try again later")]
+    TooManyDates {
+        /// Dates in use.
+        open: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// Opening panicked.
+    #[error("the partition cannot be opened: the thread failed")]
+    Gone,
+}
+
+/// One storage.
+#[derive(Debug)]
+pub struct Storage {
+    config: Arc<StorageConfig>,
+    stats: Arc<StorageStats>,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Dated(Dated),
+    Collection(Collection),
+}
+
+impl Storage {
+    /// Opens a storage and recovers whatever its last run left unflushed.
+    ///
+    /// Blocks for as long as recovery takes. Must run inside the runtime.
+    ///
+    /// # Errors
+    /// When a partition needs a person: see [`OpenError`].
+    pub fn open(config: StorageConfig, shared: &Arc<Shared>) -> Result<Self, OpenError> {
+        let config = Arc::new(config);
+        let stats = Arc::new(StorageStats::default());
+        let kind = match config.model() {
+            schema::Model::Dated => Kind::Dated(Dated::open(&config, shared, &stats)?),
+            schema::Model::Collection => Kind::Collection(Collection::open(&config, shared, &stats)?),
+        };
+        Ok(Self { config, stats, kind })
+    }
+
+    /// The storage's configuration.
+    pub fn config(&self) -> &StorageConfig {
+        &self.config
+    }
+
+    /// The storage's counters.
+    pub fn stats(&self) -> &StorageStats {
+        &self.stats
+    }
+
+    /// Today, by the storage's clock.
+    pub fn today(&self) -> Date {
+        today(self.config.timezone)
+    }
+
+    /// The partition for a write. `date` is given for a dated storage only.
+    ///
+    /// # Errors
+    /// See [`StorageError`].
+    pub async fn partition_for_write(&self, date: Option<Date>) -> Result<Arc<Partition>, StorageError> {
+        match &self.kind {
+            Kind::Dated(dated) => dated.partition(date.unwrap_or_else(|| self.today())).await,
+            Kind::Collection(collection) => Ok(Arc::clone(collection.partition())),
+        }
+    }
+
+    /// The partition for a read; `None` for a date without data, which is not created.
+    ///
+    /// # Errors
+    /// See [`StorageError`].
+    pub async fn partition_for_read(
+        &self,
+        date: Option<Date>,
+    ) -> Result<Option<Arc<Partition>>, StorageError> {
+        match &self.kind {
+            Kind::Dated(dated) => dated.existing_partition(date.unwrap_or_else(|| self.today())).await,
+            Kind::Collection(collection) => Ok(Some(Arc::clone(collection.partition()))),
+        }
+    }
+
+    /// The dates that have data, in order; none for a collection storage.
+    ///
+    /// # Errors
+    /// When the storage's directory cannot be listed.
+    pub fn dates(&self) -> std::io::Result<Vec<Date>> {
+        match &self.kind {
+            Kind::Dated(dated) => dated.dates(),
+            Kind::Collection(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// The partitions that are open now.
+    pub fn open_partitions(&self) -> Vec<Arc<Partition>> {
+        match &self.kind {
+            Kind::Dated(dated) => dated.open_partitions(),
+            Kind::Collection(collection) => vec![Arc::clone(collection.partition())],
+        }
+    }
+
+    /// The gauges of all open partitions, added up.
+    pub fn gauges(&self) -> Gauges {
+        self.open_partitions().iter().map(|partition| partition.gauges()).fold(Gauges::default(), Gauges::plus)
+    }
+
+    /// Closes partitions that nobody has used for a while.
+    pub async fn close_idle(&self) {
+        if let Kind::Dated(dated) = &self.kind {
+            dated.close_idle().await;
+        }
+    }
+
+    /// Flushes and closes everything, on shutdown. Every partition is closed, also after an error.
+    ///
+    /// # Errors
+    /// The first flush that failed; its records are still in the log.
+    pub async fn close(&self) -> Result<(), FlushError> {
+        let mut result = Ok(());
+        for partition in self.open_partitions() {
+            let closing = tokio::task::spawn_blocking(move || partition.close());
+            let closed = closing.await.unwrap_or(Ok(()));
+            if result.is_ok() {
+                result = closed;
+            }
+        }
+        result
+    }
+}
+
+/// Today in a time zone.
+pub fn today(timezone: chrono_tz::Tz) -> Date {
+    let now = chrono::Utc::now().with_timezone(&timezone).date_naive();
+    let date = Date::from_ymd(now.year(), now.month(), now.day());
+    // A clock outside the years 1 to 9999 is no clock.
+    date.unwrap_or_else(|| fastpersist_protocol::time::Timestamp::now().date())
+}

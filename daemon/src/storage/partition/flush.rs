@@ -1,0 +1,204 @@
+//! Flushing: what is durable and not yet in DuckDB goes there, in one transaction per file.
+//!
+//! Invariant: while a flush runs, its records stay in memory; they count as flushed only when DuckDB
+//! says that it has committed them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::Partition;
+use crate::duck::{DuckError, FlushBatch, FlushRow, FlushRows, Store};
+use crate::storage::memtable::Unflushed;
+use crate::wal::WalError;
+
+/// DuckDB's own log is brought into its file when it is longer than this.
+const CHECKPOINT_LOG_BYTES: u64 = 64 << 20;
+/// What must stay free on the disk while DuckDB writes: on a full disk a checkpoint can lose rows.
+const FREE_FLOOR_BYTES: u64 = 8 << 20;
+/// After a flush that was started by the number of records, the next one waits so many times as long as
+/// it took: then flushing costs busy writers about a tenth of the machine.
+const PAUSE_FACTOR: u32 = 9;
+
+/// Why a flush did not succeed. Nothing is lost: the records stay in memory and in the log.
+#[derive(Debug, thiserror::Error)]
+pub enum FlushError {
+    /// DuckDB failed.
+    #[error(transparent)]
+    Duck(#[from] DuckError),
+    /// The log could not be synced, so what is in memory must not go to DuckDB.
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    /// There is too little room for DuckDB to write safely.
+    #[error("only {free_bytes} bytes are free, a flush may need {needed_bytes}; it is tried again later")]
+    NoRoom {
+        /// What is free.
+        free_bytes: u64,
+        /// What must be.
+        needed_bytes: u64,
+    },
+}
+
+/// What the flush remembers from one turn to the next.
+#[derive(Debug)]
+pub(super) struct FlushTurn {
+    /// The earliest moment for the next flush by number of records.
+    pub(super) not_before: Instant,
+}
+
+impl FlushTurn {
+    pub(super) fn new() -> Self {
+        Self { not_before: Instant::now() }
+    }
+}
+
+impl Partition {
+    /// Brings every record that is published now into DuckDB; answers how many rows were written.
+    ///
+    /// Blocks for as long as it takes.
+    ///
+    /// # Errors
+    /// See [`FlushError`].
+    pub fn flush(&self) -> Result<u64, FlushError> {
+        let mut turn = self.flush_turn.lock();
+        let begun = Instant::now();
+        let result = self.flush_in_turn();
+        let took = begun.elapsed();
+        match &result {
+            Ok(0) => {}
+            Ok(_) => turn.not_before = Instant::now() + took * PAUSE_FACTOR,
+            Err(_) => turn.not_before = Instant::now() + Duration::from_secs(1),
+        }
+        self.stats.note_flush(took, result.as_ref().map(|rows| *rows).map_err(ToString::to_string));
+        result
+    }
+
+    fn flush_in_turn(&self) -> Result<u64, FlushError> {
+        let (through_seq, unflushed) = {
+            let mut memtable = self.memtable.write();
+            self.flush_wanted.store(false, Ordering::Release);
+            self.flushing_bytes.store(memtable.pending_bytes(), Ordering::Relaxed);
+            (memtable.published_seq(), memtable.take_unflushed())
+        };
+        let result = self.flush_taken(through_seq, &unflushed);
+        let mut memtable = self.memtable.write();
+        self.flushing_bytes.store(0, Ordering::Relaxed);
+        match &result {
+            Ok(_) => {
+                memtable.flushed(&unflushed);
+                self.watermarks.advance_flushed(through_seq.max(self.watermarks.flushed()));
+                self.evict(&mut memtable, None);
+            }
+            Err(_) => memtable.restore(unflushed),
+        }
+        drop(memtable);
+        self.room.notify_waiters();
+        result
+    }
+
+    fn flush_taken(&self, through_seq: u64, unflushed: &Unflushed) -> Result<u64, FlushError> {
+        if unflushed.is_empty() {
+            return Ok(0);
+        }
+        self.sync_wal()?;
+        self.check_room()?;
+        let store = self.open_store()?;
+        let rows = match unflushed {
+            Unflushed::Latest(rows) => {
+                let row = |row: &crate::storage::memtable::DirtyRow| FlushRow {
+                    record: Arc::clone(&row.record),
+                    writes: row.writes,
+                    reset: row.reset,
+                };
+                FlushRows::Latest(rows.iter().map(row).collect())
+            }
+            Unflushed::History(records) => FlushRows::History(records.clone()),
+        };
+        let outcome = store.flush(&FlushBatch { through_seq, rows })?;
+        if store.wal_bytes() > CHECKPOINT_LOG_BYTES {
+            self.checkpoint(&store, through_seq);
+        }
+        Ok(outcome.rows)
+    }
+
+    fn check_room(&self) -> Result<(), FlushError> {
+        let needed_bytes = FREE_FLOOR_BYTES + self.flushing_bytes.load(Ordering::Relaxed) as u64;
+        match self.shared.disk.free_bytes(&self.config.base_dir) {
+            Ok(free_bytes) if free_bytes < needed_bytes => Err(FlushError::NoRoom { free_bytes, needed_bytes }),
+            // Not knowing is no reason to stop; DuckDB will say what is wrong.
+            _ => Ok(()),
+        }
+    }
+
+    fn open_store(&self) -> Result<Arc<Store>, DuckError> {
+        if let Some(store) = self.store() {
+            return Ok(store);
+        }
+        let (engine, schema) = (Arc::clone(&self.shared.engine), Arc::new(self.config.schema.clone()));
+        let store = Arc::new(Store::open(engine, schema, self.files.clone())?);
+        *self.store.write() = Some(Arc::clone(&store));
+        Ok(store)
+    }
+
+    /// Brings DuckDB's log into its file. A failure costs only the segments that could go: they stay.
+    fn checkpoint(&self, store: &Store, flushed_seq: u64) {
+        let begun = Instant::now();
+        match store.checkpoint() {
+            Ok(()) => {
+                self.checkpointed_seq.fetch_max(flushed_seq, Ordering::AcqRel);
+                tracing::debug!(storage = %self.config.name, took = ?begun.elapsed(), "checkpoint");
+            }
+            Err(error) => {
+                tracing::warn!(storage = %self.config.name, %error, "the checkpoint failed; it is tried again");
+            }
+        }
+    }
+
+    /// Removes the log's segments that are flushed, checkpointed and past their retention.
+    pub(super) fn remove_old_segments(&self) {
+        let flushed = self.watermarks.flushed();
+        let removable = |seq| self.wal.lock().count_removable(seq, self.config.wal_retain);
+        let checkpointed = self.checkpointed_seq.load(Ordering::Acquire);
+        if removable(flushed) > removable(checkpointed) {
+            if let Some(store) = self.store() {
+                let _turn = self.flush_turn.lock();
+                self.checkpoint(&store, self.watermarks.flushed());
+            }
+        }
+        let checkpointed = self.checkpointed_seq.load(Ordering::Acquire);
+        let removed = self.wal.lock().remove_old(checkpointed, self.config.wal_retain);
+        if let Err(error) = removed {
+            tracing::warn!(storage = %self.config.name, %error, "an old WAL segment could not be removed");
+        }
+    }
+
+    /// Flushes, checkpoints, and closes log and database. Nothing may write or read any more.
+    ///
+    /// # Errors
+    /// When the flush fails: then everything is still in the log.
+    pub fn close(&self) -> Result<(), FlushError> {
+        let flushed = if self.read_only_reason().is_none() { self.flush().map(drop) } else { Ok(()) };
+        let _turn = self.flush_turn.lock();
+        self.readers.lock().clear();
+        if let Some(store) = self.store.write().take() {
+            let seq = store.flushed_seq();
+            match store.close() {
+                Ok(()) => drop(self.checkpointed_seq.fetch_max(seq, Ordering::AcqRel)),
+                Err(error) => {
+                    tracing::warn!(storage = %self.config.name, %error, "DuckDB did not close cleanly");
+                }
+            }
+        }
+        let mut wal = self.wal.lock();
+        if self.read_only_reason().is_none() {
+            wal.close()?;
+            self.watermarks.advance_durable();
+        }
+        let removed =
+            wal.remove_old(self.checkpointed_seq.load(Ordering::Acquire), self.config.wal_retain);
+        if let Err(error) = removed {
+            tracing::warn!(storage = %self.config.name, %error, "an old WAL segment could not be removed");
+        }
+        flushed
+    }
+}

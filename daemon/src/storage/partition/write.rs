@@ -1,0 +1,255 @@
+//! Writing: admission, the queue, the commit group.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::Partition;
+use crate::storage::group::{self, Encoded, Start};
+use crate::wal::WalError;
+use crate::wal::commit::{Refusal, Submission, UnitResult, Waiting};
+
+/// What a committer uses again and again.
+#[derive(Debug, Default)]
+pub(super) struct Buffers {
+    group: Vec<Waiting>,
+    lines: Vec<u8>,
+}
+
+static PATIENCE: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+/// Lines of one group are kept allocated up to this size.
+const KEPT_BUFFER_BYTES: usize = 4 << 20;
+
+/// The bound on unflushed records is reached and did not give way in time.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{pending_bytes} bytes wait to be flushed and max_pending_bytes is {max_pending_bytes}; send the write again later"
+)]
+pub struct Busy {
+    pending_bytes: usize,
+    max_pending_bytes: usize,
+}
+
+/// The committer failed in a way that should not be possible; the log takes no more writes.
+#[derive(Debug, thiserror::Error)]
+#[error("the committer failed; whether the write is on disk shows after a restart")]
+pub struct Gone;
+
+impl Partition {
+    pub(super) fn unflushed_bytes(&self) -> usize {
+        self.memtable.read().pending_bytes() + self.flushing_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Waits until there is room for more unflushed records.
+    ///
+    /// # Errors
+    /// [`Busy`] when there is none after `limits.busy_wait_ms`.
+    pub async fn admit(&self) -> Result<(), Busy> {
+        let max_pending_bytes = self.config.max_pending_bytes;
+        if self.unflushed_bytes() < max_pending_bytes {
+            return Ok(());
+        }
+        let wait = async {
+            loop {
+                let room = self.room.notified();
+                if self.unflushed_bytes() < max_pending_bytes {
+                    return;
+                }
+                self.want_flush();
+                room.await;
+            }
+        };
+        tokio::time::timeout(self.shared.limits.busy_wait, wait)
+            .await
+            .map_err(|_| Busy { pending_bytes: self.unflushed_bytes(), max_pending_bytes })
+    }
+
+    /// Commits what one connection has, together with what others have; answers each request in order.
+    ///
+    /// Must not be cancelled: whoever leads has to come to the end.
+    ///
+    /// # Errors
+    /// [`Gone`] when the committer panicked.
+    pub async fn submit(self: &Arc<Self>, submission: Submission) -> Result<Vec<UnitResult>, Gone> {
+        let (reply, answer) = oneshot::channel();
+        if self.queue.push(Waiting { submission, reply }) {
+            self.lead_once().await;
+        }
+        answer.await.map_err(|_| Gone)
+    }
+
+    /// Commits one group, and leaves the next ones to a task of their own.
+    async fn lead_once(self: &Arc<Self>) {
+        self.gather().await;
+        self.commit_without_starving().await;
+        if self.queue.must_go_on() {
+            tokio::spawn(Arc::clone(self).lead_on());
+        }
+    }
+
+    /// Lets whoever is ready get into this group, and waits a moment for those who were just answered:
+    /// they are likely to come again.
+    async fn gather(&self) {
+        let begun = Instant::now();
+        let patience = std::time::Duration::from_micros(PATIENCE.get_or_init(|| std::env::var("FPP").ok().and_then(|x| x.parse().ok()).unwrap_or(0)).to_owned());
+        loop {
+            tokio::task::yield_now().await;
+            if self.queue.is_gathered() || begun.elapsed() >= patience {
+                return;
+            }
+        }
+    }
+
+    async fn lead_on(self: Arc<Self>) {
+        loop {
+            self.gather().await;
+            self.commit_without_starving().await;
+            if !self.queue.must_go_on() {
+                break;
+            }
+        }
+    }
+
+    async fn commit_without_starving(self: &Arc<Self>) {
+        if let Some(_slot) = self.shared.inline_slots.take() {
+            self.commit_guarded();
+            return;
+        }
+        let partition = Arc::clone(self);
+        let blocking = tokio::task::spawn_blocking(move || partition.commit_guarded());
+        if blocking.await.is_err() {
+            self.latch.close("the committer could not be run");
+        }
+    }
+
+    /// A panic in the committer must not leave the others waiting, nor the log in use.
+    fn commit_guarded(&self) {
+        let commit = std::panic::AssertUnwindSafe(|| self.commit());
+        if std::panic::catch_unwind(commit).is_err() {
+            self.latch.close("the committer panicked");
+            self.buffers.lock().group.clear();
+        }
+    }
+
+    /// Commits everything that waits.
+    fn commit(&self) {
+        let mut buffers = self.buffers.lock();
+        let Buffers { group, lines } = &mut *buffers;
+        self.queue.take(group);
+        if group.is_empty() {
+            return;
+        }
+        let results = match self.latch.reason() {
+            Some(reason) => refuse_all(group, &Refusal::ReadOnly(reason.to_owned())),
+            None => self.commit_group(group, lines),
+        };
+        for (waiting, results) in group.drain(..).zip(results) {
+            // A connection that is gone needs no answer.
+            let _ = waiting.reply.send(results);
+        }
+        lines.clear();
+        lines.shrink_to(KEPT_BUFFER_BYTES);
+    }
+
+    fn commit_group(&self, group: &mut [Waiting], lines: &mut Vec<u8>) -> Vec<Vec<UnitResult>> {
+        let mut wal = self.wal.lock();
+        let durable_seq = self.watermarks.durable();
+        let start = Start { next_seq: self.watermarks.appended() + 1, stores: wal.has_room() };
+        let results = group::plan(group, &self.memtable.read(), start);
+        let encoded = group::encode(group, &results, durable_seq, lines);
+        if encoded.records == 0 {
+            return results;
+        }
+        if let Err(error) = self.append(&mut wal, lines, encoded) {
+            tracing::error!(storage = %self.config.name, %error, "a commit group failed");
+            return refuse_done(results, &refusal(&error));
+        }
+        drop(wal);
+        self.publish(group, &results);
+        if self.watermarks.appended() - self.watermarks.flushed() >= self.config.batch_size {
+            self.want_flush();
+        }
+        results
+    }
+
+    /// Writes the lines, syncs them where somebody waits for that, and moves the watermarks.
+    fn append(&self, wal: &mut crate::wal::Wal, lines: &[u8], encoded: Encoded) -> Result<(), WalError> {
+        wal.append(lines, encoded.last_seq, encoded.records, self.today())?;
+        self.watermarks.advance_appended(encoded.last_seq);
+        if encoded.sync {
+            let begun = Instant::now();
+            wal.sync()?;
+            self.watermarks.advance_durable();
+            self.stats.note_fsync(begun.elapsed());
+        } else {
+            self.wake.notify_one();
+        }
+        self.stats.note_commit(encoded.records);
+        Ok(())
+    }
+
+    fn publish(&self, group: &mut [Waiting], results: &[Vec<UnitResult>]) {
+        let mut memtable = self.memtable.write();
+        for (waiting, results) in group.iter_mut().zip(results) {
+            let done = waiting.submission.units.iter().zip(results);
+            let done = done.filter(|(_, result)| matches!(result, UnitResult::Done(_)));
+            let ranges: Vec<_> = done.map(|(unit, _)| unit.writes.clone()).collect();
+            let writes = std::mem::take(&mut waiting.submission.writes);
+            let mut ranges = ranges.into_iter().peekable();
+            for (index, write) in (0u32..).zip(writes) {
+                while ranges.next_if(|range| range.end <= index).is_some() {}
+                let is_done = ranges.peek().is_some_and(|range| range.contains(&index));
+                if is_done && write.record.seq() > 0 {
+                    memtable.publish(Arc::new(write.record));
+                }
+            }
+        }
+    }
+
+    /// Asks for a flush soon.
+    pub(super) fn want_flush(&self) {
+        if !self.flush_wanted.swap(true, Ordering::AcqRel) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Syncs what buffered writes have left in the file.
+    pub(super) fn sync_wal(&self) -> Result<(), WalError> {
+        let mut wal = self.wal.lock();
+        if self.watermarks.durable() == self.watermarks.appended() {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        wal.sync()?;
+        self.watermarks.advance_durable();
+        self.stats.note_fsync(begun.elapsed());
+        Ok(())
+    }
+}
+
+fn refusal(error: &WalError) -> Refusal {
+    match error {
+        WalError::Full(_) => Refusal::DiskFull,
+        WalError::Unavailable(error) => Refusal::Unavailable(error.to_string()),
+        WalError::Failed(error) => Refusal::OutcomeUnknown(error.to_string()),
+    }
+}
+
+fn refuse_all(group: &[Waiting], refusal: &Refusal) -> Vec<Vec<UnitResult>> {
+    let refuse = |waiting: &Waiting| {
+        waiting.submission.units.iter().map(|_| UnitResult::Refused(refusal.clone())).collect()
+    };
+    group.iter().map(refuse).collect()
+}
+
+/// The group was not written: what seemed to be done is refused, what was refused anyway stays.
+fn refuse_done(mut results: Vec<Vec<UnitResult>>, refusal: &Refusal) -> Vec<Vec<UnitResult>> {
+    for result in results.iter_mut().flatten() {
+        if matches!(result, UnitResult::Done(_)) {
+            *result = UnitResult::Refused(refusal.clone());
+        }
+    }
+    results
+}

@@ -1,0 +1,236 @@
+//! Group commit: the queue of a partition and what happens to the group that is taken from it.
+//!
+//! Whoever submits while nobody commits becomes the leader: it lets the other connections that are ready
+//! have their turn, takes everything that waits, encodes it into one buffer, writes it, syncs it once,
+//! publishes it to memory and answers everybody. While it waits for the disk, the next group grows by
+//! itself; there is no timer. The idea is the leader/follower log of InnoDB and Postgres.
+//!
+//! The leader blocks its thread during write and sync. For a lone client that is twice as fast as
+//! handing over to a thread of its own; so that readers are never held up, only so many leaders may do
+//! it at once, and the others go to the pool for blocking work ([`InlineSlots`]).
+//!
+//! Invariant: a submission is answered exactly once, and durable only after fdatasync succeeded.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crc32fast::Hasher;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::storage::record::Record;
+
+/// One checked write, encoded as far as it can be without its place.
+#[derive(Debug)]
+pub struct Write {
+    /// The record; a deletion is one too. Its place is still 0.
+    pub record: Record,
+    /// Where its body stands in the submission's bodies.
+    pub body: std::ops::Range<u32>,
+    /// The checksum of that body.
+    pub hasher: Hasher,
+    /// The place that the present record must have; 0 for none.
+    pub if_seq: Option<u64>,
+}
+
+/// One request's writes: a single one, or a batch that is done whole or not at all.
+#[derive(Debug)]
+pub struct Unit {
+    /// The request's writes, as positions in the submission's writes.
+    pub writes: std::ops::Range<u32>,
+    /// Whether they stand in one line of the log.
+    pub batch: bool,
+}
+
+/// What one connection submits at a time.
+#[derive(Debug, Default)]
+pub struct Submission {
+    /// The encoded bodies of all writes.
+    pub bodies: Vec<u8>,
+    /// All writes, in order.
+    pub writes: Vec<Write>,
+    /// The requests they belong to, in order.
+    pub units: Vec<Unit>,
+    /// Whether any of them wants to be durable before it is answered.
+    pub sync: bool,
+}
+
+impl Submission {
+    /// Adds one write to the request that is being added.
+    pub fn push(&mut self, record: Record, if_seq: Option<u64>) {
+        let start = self.bodies.len();
+        super::entry::encode_body(&record.columns(), &mut self.bodies);
+        let hasher = super::entry::hash_body(&self.bodies[start..]);
+        self.writes.push(Write { record, body: start as u32..self.bodies.len() as u32, hasher, if_seq });
+    }
+
+    /// Ends a request whose writes are those from `first` on.
+    pub fn end_unit(&mut self, first: usize, batch: bool) {
+        self.units.push(Unit { writes: first as u32..self.writes.len() as u32, batch });
+    }
+}
+
+impl Submission {
+    /// A copy that can be submitted again, for writes that depend on what memory knows.
+    #[must_use]
+    pub fn clone_for_retry(&self) -> Self {
+        let writes = self.writes.iter().map(|write| Write {
+            record: Record::new(&write.record.columns()),
+            body: write.body.clone(),
+            hasher: write.hasher.clone(),
+            if_seq: write.if_seq,
+        });
+        Self {
+            bodies: self.bodies.clone(),
+            writes: writes.collect(),
+            units: self.units.iter().map(|u| Unit { writes: u.writes.clone(), batch: u.batch }).collect(),
+            sync: self.sync,
+        }
+    }
+
+    /// The same without its first requests, which are done.
+    #[must_use]
+    pub fn without_first(mut self, count: usize) -> Self {
+        self.units.drain(..count);
+        self
+    }
+}
+
+/// What became of one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UnitResult {
+    /// Done; the places of its writes in order, `None` for a deletion of what was not there.
+    Done(Seqs),
+    /// Refused; nothing of it is stored.
+    Refused(Refusal),
+    /// Nothing of it is stored, because memory does not know a record on which it depends. The key must
+    /// be loaded, and this request and all behind it submitted again.
+    Cold {
+        /// The record's key.
+        key: String,
+    },
+}
+
+/// The places of one request's writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seqs {
+    /// A single write.
+    One(Option<u64>),
+    /// A batch.
+    Many(Vec<Option<u64>>),
+}
+
+/// Why a write was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// `if_seq` did not match.
+    #[error("the record's seq is {current_seq}, not {if_seq}")]
+    Conflict {
+        /// The place asked for.
+        if_seq: u64,
+        /// The present record's place; 0 when there is none.
+        current_seq: u64,
+        /// In a batch, which of its writes.
+        index: usize,
+    },
+    /// The disk has no room.
+    #[error("the disk is full; deletions and reads go on, and writes do when there is room")]
+    DiskFull,
+    /// The log cannot be extended for the moment.
+    #[error("the log cannot be extended at the moment: {0}")]
+    Unavailable(String),
+    /// The log failed before.
+    #[error("the storage takes no writes until the daemon is restarted: {0}")]
+    ReadOnly(String),
+    /// The log failed under this write.
+    #[error("the write may or may not be on disk: {0}; restart the daemon, then read to find out")]
+    OutcomeUnknown(String),
+}
+
+/// A submission with the way back.
+#[derive(Debug)]
+pub struct Waiting {
+    /// What to do.
+    pub submission: Submission,
+    /// Who waits for it.
+    pub reply: oneshot::Sender<Vec<UnitResult>>,
+}
+
+/// The submissions that wait for the next group.
+#[derive(Debug, Default)]
+pub struct Queue {
+    state: Mutex<QueueState>,
+}
+
+#[derive(Debug, Default)]
+struct QueueState {
+    waiting: Vec<Waiting>,
+    led: bool,
+    taken: usize,
+    expected: usize,
+}
+
+impl Queue {
+    /// Adds a submission; answers whether the caller must lead.
+    pub fn push(&self, waiting: Waiting) -> bool {
+        let mut state = self.state.lock();
+        state.waiting.push(waiting);
+        !std::mem::replace(&mut state.led, true)
+    }
+
+    /// Takes the lead without a submission, to sync what is buffered; answers whether it was free.
+    pub fn lead(&self) -> bool {
+        !std::mem::replace(&mut self.state.lock().led, true)
+    }
+
+    /// Takes everything that waits. The caller must lead.
+    pub fn take(&self, into: &mut Vec<Waiting>) {
+        let mut state = self.state.lock();
+        state.taken = state.waiting.len();
+        into.append(&mut state.waiting);
+    }
+
+    /// Whether as many wait as were seen around the last group.
+    pub fn is_gathered(&self) -> bool {
+        let state = self.state.lock();
+        state.waiting.len() >= state.expected
+    }
+
+    /// Gives up the lead, unless somebody waits; answers whether the caller must go on.
+    pub fn must_go_on(&self) -> bool {
+        let mut state = self.state.lock();
+        state.led = !state.waiting.is_empty();
+        state.expected = state.taken + state.waiting.len();
+        state.led
+    }
+}
+
+/// How many leaders may block a thread of the runtime at once.
+#[derive(Debug)]
+pub struct InlineSlots {
+    free: AtomicUsize,
+}
+
+impl InlineSlots {
+    /// So many slots, shared by all partitions.
+    pub fn new(count: usize) -> Arc<Self> {
+        Arc::new(Self { free: AtomicUsize::new(count) })
+    }
+
+    /// A slot, where one is free.
+    pub fn take(&self) -> Option<InlineSlot<'_>> {
+        let taken =
+            self.free.fetch_update(Ordering::AcqRel, Ordering::Acquire, |free| free.checked_sub(1));
+        taken.ok().map(|_| InlineSlot(self))
+    }
+}
+
+/// Leave to block; given back when dropped.
+#[derive(Debug)]
+pub struct InlineSlot<'a>(&'a InlineSlots);
+
+impl Drop for InlineSlot<'_> {
+    fn drop(&mut self) {
+        self.0.free.fetch_add(1, Ordering::AcqRel);
+    }
+}

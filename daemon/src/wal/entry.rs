@@ -1,0 +1,351 @@
+//! One line of the log: how a write looks on disk, and how it is read back.
+//!
+//! A line is a JSON object with the request's fields as they were resolved, then where it stands and
+//! its checksum, always last:
+//!
+//! ```text
+//! {"op":"store","key":"task_1","process_name":"worker1","data":{"value":100},
+//!  "updated_at":"2025-01-15T10:30:00.000000Z","seq":7,"durable_seq":6,"crc":"9ae0daaf"}
+//! ```
+//!
+//! (on one line). `timestamp` is left out where it equals `updated_at`. A batch is one line, so it is
+//! there whole or not at all: `{"op":"batch","ops":[…],"seq":7,…}`; its operations take the places 7,
+//! 8, 9 …. `durable_seq` is the watermark when the line was written: it is what later tells a torn
+//! write from damage (see [`super::scan`]). `crc` is the CRC-32 (IEEE) of every byte before `,"crc"`.
+//!
+//! Connections encode the part before `"seq"`, which is most of the work; the committer only adds the
+//! place and the checksum.
+
+use crc32fast::Hasher;
+use fastpersist_protocol::json::{self, Kind, Raw, Scanner};
+use fastpersist_protocol::time::Timestamp;
+use fastpersist_protocol::value::Value;
+
+use crate::storage::record::{Columns, Names, Record};
+use crate::storage::schema::Model;
+
+/// `,"crc":"` and eight digits and `"}`.
+const CRC_SUFFIX_BYTES: usize = 18;
+const CRC_FIELD: &[u8] = b",\"crc\":\"";
+
+/// Appends a write's own fields, from `{` on and without the closing `}`.
+pub fn encode_body(columns: &Columns<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(if columns.deleted { b"{\"op\":\"delete\"" } else { b"{\"op\":\"store\"" });
+    text_field(out, b",\"key\":", columns.key);
+    match columns.names {
+        Names::Dated { process_name: None } => {}
+        Names::Dated { process_name: Some(name) } => text_field(out, b",\"process_name\":", name),
+        Names::Collection { collection_name, item_name } => {
+            text_field(out, b",\"collection_name\":", collection_name);
+            text_field(out, b",\"item_name\":", item_name);
+        }
+    }
+    if !columns.deleted {
+        out.extend_from_slice(b",\"data\":");
+        out.extend_from_slice(columns.data.as_bytes());
+        if let Some(value) = &columns.value {
+            out.extend_from_slice(b",\"value\":");
+            value.write_json(out);
+        }
+        encode_attributes(columns, out);
+    }
+    out.extend_from_slice(b",\"updated_at\":\"");
+    columns.updated_at.write(out);
+    out.push(b'"');
+}
+
+fn encode_attributes(columns: &Columns<'_>, out: &mut Vec<u8>) {
+    if columns.timestamp != Some(columns.updated_at) {
+        out.extend_from_slice(b",\"timestamp\":");
+        fastpersist_protocol::reply::write_opt_timestamp(out, columns.timestamp);
+    }
+    if let Some(status) = columns.status {
+        text_field(out, b",\"status\":", status);
+    }
+    if let Some(status_int) = columns.status_int {
+        out.extend_from_slice(b",\"status_int\":");
+        json::write_i64(out, i64::from(status_int));
+    }
+    if let Some(username) = columns.username {
+        text_field(out, b",\"username\":", username);
+    }
+}
+
+fn text_field(out: &mut Vec<u8>, name: &[u8], value: &str) {
+    out.extend_from_slice(name);
+    json::write_string(out, value);
+}
+
+/// The checksum so far of a body that [`encode_body`] wrote.
+pub fn hash_body(body: &[u8]) -> Hasher {
+    let mut hasher = Hasher::new();
+    hasher.update(body);
+    hasher
+}
+
+/// Appends the line of a single write, whose body was hashed with [`hash_body`].
+pub fn finish_line(body: &[u8], hasher: Hasher, seq: u64, durable_seq: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(body);
+    finish(hasher, seq, durable_seq, out);
+}
+
+/// Appends the line of a batch; the first of `bodies` takes the place `seq`.
+pub fn finish_batch<'a>(
+    bodies: impl Iterator<Item = &'a [u8]>,
+    seq: u64,
+    durable_seq: u64,
+    out: &mut Vec<u8>,
+) {
+    let start = out.len();
+    out.extend_from_slice(b"{\"op\":\"batch\",\"ops\":[");
+    for (index, body) in bodies.enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(body);
+        out.push(b'}');
+    }
+    out.push(b']');
+    let hasher = hash_body(&out[start..]);
+    finish(hasher, seq, durable_seq, out);
+}
+
+fn finish(mut hasher: Hasher, seq: u64, durable_seq: u64, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend_from_slice(b",\"seq\":");
+    json::write_u64(out, seq);
+    out.extend_from_slice(b",\"durable_seq\":");
+    json::write_u64(out, durable_seq);
+    hasher.update(&out[start..]);
+    out.extend_from_slice(CRC_FIELD);
+    let crc = hasher.finalize();
+    for shift in (0..8).rev() {
+        out.push(json::HEX[(crc >> (shift * 4)) as usize & 15]);
+    }
+    out.extend_from_slice(b"\"}\n");
+}
+
+/// One line, read back.
+#[derive(Debug)]
+pub struct Entry {
+    /// The place of its first record.
+    pub seq: u64,
+    /// What was durable when the line was written.
+    pub durable_seq: u64,
+    /// Its records, one behind the other; several only in a batch.
+    pub records: Vec<Record>,
+}
+
+impl Entry {
+    /// The place of its last record.
+    pub fn last_seq(&self) -> u64 {
+        self.seq + self.records.len() as u64 - 1
+    }
+}
+
+/// Why a line cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EntryError {
+    /// The bytes are not those that were written.
+    #[error("the checksum does not match")]
+    Checksum,
+    /// The bytes are those that were written, and yet no entry of this storage's model.
+    #[error("the checksum matches, but {0}; was it written by a newer version, or for another storage?")]
+    Meaning(String),
+}
+
+/// Checks a line's checksum; the newline is not part of `line`.
+pub fn has_valid_checksum(line: &[u8]) -> bool {
+    let Some(split) = line.len().checked_sub(CRC_SUFFIX_BYTES) else { return false };
+    let (body, suffix) = line.split_at(split);
+    let Some(digits) = suffix.strip_prefix(CRC_FIELD).and_then(|rest| rest.strip_suffix(b"\"}")) else {
+        return false;
+    };
+    let crc = crc32fast::hash(body);
+    (0..8).all(|index| digits[index] == json::HEX[(crc >> ((7 - index) * 4)) as usize & 15])
+}
+
+/// The places that a line with a valid checksum tells: `seq` and `durable_seq`.
+pub fn read_places(line: &[u8]) -> Option<(u64, u64)> {
+    let split = line.len().checked_sub(CRC_SUFFIX_BYTES)?;
+    let body = std::str::from_utf8(line.get(..split)?).ok()?;
+    let (rest, durable_seq) = body.rsplit_once(",\"durable_seq\":")?;
+    let (_, seq) = rest.rsplit_once(",\"seq\":")?;
+    Some((seq.parse().ok()?, durable_seq.parse().ok()?))
+}
+
+/// Reads one line, without its newline.
+///
+/// # Errors
+/// [`EntryError::Checksum`] for any changed, missing or additional byte.
+pub fn decode(line: &[u8], model: Model) -> Result<Entry, EntryError> {
+    if !has_valid_checksum(line) {
+        return Err(EntryError::Checksum);
+    }
+    let text = std::str::from_utf8(line).map_err(|_| meaning("it is not UTF-8"))?;
+    let mut fields = LineFields::default();
+    let mut ops = None;
+    let mut scanner = Scanner::new(text, usize::MAX);
+    scanner
+        .object(|scanner, name| {
+            let value = scanner.value()?;
+            if name == "ops" { ops = Some(value) } else { fields.set(&name, value) }
+            Ok(())
+        })
+        .map_err(|error| meaning(&error.to_string()))?;
+    let seq = fields.number("seq", fields.seq)?;
+    let durable_seq = fields.number("durable_seq", fields.durable_seq)?;
+    let records = match ops {
+        Some(ops) => decode_ops(&ops, seq, model)?,
+        None => vec![fields.record(seq, model)?],
+    };
+    if seq == 0 || records.is_empty() {
+        return Err(meaning("it holds no record"));
+    }
+    Ok(Entry { seq, durable_seq, records })
+}
+
+fn decode_ops(ops: &Raw<'_>, seq: u64, model: Model) -> Result<Vec<Record>, EntryError> {
+    let mut records = Vec::new();
+    let mut fault = None;
+    let mut scanner = Scanner::new(ops.text, usize::MAX);
+    scanner
+        .array(|scanner| {
+            let mut fields = LineFields::default();
+            scanner.object(|scanner, name| {
+                fields.set(&name, scanner.value()?);
+                Ok(())
+            })?;
+            match fields.record(seq + records.len() as u64, model) {
+                Ok(record) => records.push(record),
+                Err(error) => fault = Some(error),
+            }
+            Ok(())
+        })
+        .map_err(|error| meaning(&error.to_string()))?;
+    fault.map_or(Ok(records), Err)
+}
+
+fn meaning(what: &str) -> EntryError {
+    EntryError::Meaning(what.to_owned())
+}
+
+/// The fields of one write in a line.
+#[derive(Debug, Default)]
+struct LineFields<'a> {
+    op: Option<Raw<'a>>,
+    key: Option<Raw<'a>>,
+    process_name: Option<Raw<'a>>,
+    collection_name: Option<Raw<'a>>,
+    item_name: Option<Raw<'a>>,
+    data: Option<Raw<'a>>,
+    value: Option<Raw<'a>>,
+    timestamp: Option<Raw<'a>>,
+    status: Option<Raw<'a>>,
+    status_int: Option<Raw<'a>>,
+    username: Option<Raw<'a>>,
+    updated_at: Option<Raw<'a>>,
+    seq: Option<Raw<'a>>,
+    durable_seq: Option<Raw<'a>>,
+    unknown: Option<String>,
+}
+
+impl<'a> LineFields<'a> {
+    fn set(&mut self, name: &str, value: Raw<'a>) {
+        let slot = match name {
+            "op" => &mut self.op,
+            "key" => &mut self.key,
+            "process_name" => &mut self.process_name,
+            "collection_name" => &mut self.collection_name,
+            "item_name" => &mut self.item_name,
+            "data" => &mut self.data,
+            "value" => &mut self.value,
+            "timestamp" => &mut self.timestamp,
+            "status" => &mut self.status,
+            "status_int" => &mut self.status_int,
+            "username" => &mut self.username,
+            "updated_at" => &mut self.updated_at,
+            "seq" => &mut self.seq,
+            "durable_seq" => &mut self.durable_seq,
+            "crc" => return,
+            other => {
+                self.unknown = Some(other.to_owned());
+                return;
+            }
+        };
+        *slot = Some(value);
+    }
+
+    fn number(&self, name: &str, raw: Option<Raw<'_>>) -> Result<u64, EntryError> {
+        raw.and_then(|raw| raw.as_u64()).ok_or_else(|| meaning(&format!("{name} is no number")))
+    }
+
+    fn record(&self, seq: u64, model: Model) -> Result<Record, EntryError> {
+        // Passing over a field that is not understood would change the meaning of the write.
+        if let Some(name) = &self.unknown {
+            return Err(meaning(&format!("the field {name:?} is unknown")));
+        }
+        let text = |raw: Option<Raw<'a>>| raw.and_then(|raw| raw.as_str());
+        let deleted = match text(self.op).as_deref() {
+            Some("store") => false,
+            Some("delete") => true,
+            _ => return Err(meaning("op is neither store nor delete")),
+        };
+        let key = text(self.key).ok_or_else(|| meaning("key is missing"))?;
+        let updated_at = text(self.updated_at).and_then(|text| Timestamp::parse(&text));
+        let updated_at = updated_at.ok_or_else(|| meaning("updated_at is missing"))?;
+        let process_name = text(self.process_name);
+        let collection_name = text(self.collection_name);
+        let item_name = text(self.item_name);
+        let names = match (model, &collection_name, &item_name) {
+            (Model::Dated, None, None) => Names::Dated { process_name: process_name.as_deref() },
+            (Model::Collection, Some(collection_name), Some(item_name)) => {
+                Names::Collection { collection_name, item_name }
+            }
+            _ => return Err(meaning(&format!("its names are not those of a {model} storage"))),
+        };
+        let data = match self.data {
+            Some(raw) if raw.kind == Kind::Object && !deleted => raw.text,
+            None if deleted => "",
+            _ => return Err(meaning("data is no object")),
+        };
+        let status = text(self.status);
+        let username = text(self.username);
+        Ok(Record::new(&Columns {
+            key: &key,
+            names,
+            data,
+            value: self.typed_value()?,
+            timestamp: self.own_timestamp(updated_at)?,
+            status: status.as_deref(),
+            status_int: self.status_int.and_then(|raw| raw.as_i64()).and_then(|n| i32::try_from(n).ok()),
+            username: username.as_deref(),
+            updated_at,
+            seq,
+            deleted,
+        }))
+    }
+
+    fn typed_value(&self) -> Result<Option<Value<'a>>, EntryError> {
+        let Some(raw) = self.value else { return Ok(None) };
+        let value = match raw.kind {
+            Kind::String { .. } => raw.as_str().map(Value::String),
+            Kind::Bool => raw.as_bool().map(Value::Bool),
+            Kind::Number { integer: true } => raw.as_i64().map(Value::Int),
+            Kind::Number { integer: false } => raw.as_f64().map(Value::Float),
+            _ => None,
+        };
+        value.map(Some).ok_or_else(|| meaning("value is no number, string or boolean"))
+    }
+
+    fn own_timestamp(&self, updated_at: Timestamp) -> Result<Option<Timestamp>, EntryError> {
+        match self.timestamp {
+            None => Ok(Some(updated_at)),
+            Some(raw) if raw.is_null() => Ok(None),
+            Some(raw) => {
+                let parsed = raw.as_str().and_then(|text| Timestamp::parse(&text));
+                parsed.map(Some).ok_or_else(|| meaning("timestamp cannot be read"))
+            }
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! The log that makes writes durable: segments of JSON lines, one sequence per partition.
+//!
+//! A [`Wal`] has one writer at a time, the committer ([`commit`]). It appends the lines of a commit
+//! group, syncs them, and changes segments by size, age and day. What happens at a restart is in
+//! [`scan`] and [`recover`]; which segments may be deleted is in [`horizon`].
+//!
+//! Invariant: a segment is sealed only when everything in it is synced, so whatever is torn after a
+//! power cut is at the end of the newest segment.
+
+pub mod commit;
+pub mod entry;
+pub mod horizon;
+pub mod recover;
+pub mod scan;
+pub mod segment;
+pub mod watermarks;
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use fastpersist_protocol::time::Date;
+
+use crate::disk::{self, Disk};
+use crate::latch::Latch;
+use segment::{Active, AppendError, ReadySpare, Sealed, Spare};
+
+/// How long to wait before the next try to reserve space on a full disk.
+const FULL_RETRY: Duration = Duration::from_millis(500);
+
+/// Where a log's segments stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// All in one directory (dated: the date's own).
+    Fixed(PathBuf),
+    /// In a directory per day below this one (collection).
+    Daily(PathBuf),
+}
+
+impl Place {
+    /// The directory for segments that begin on `today`.
+    pub fn directory(&self, today: Date) -> PathBuf {
+        match self {
+            Self::Fixed(directory) => directory.clone(),
+            Self::Daily(base) => base.join(today.to_string()),
+        }
+    }
+}
+
+/// When a segment is sealed.
+#[derive(Debug, Clone, Copy)]
+pub struct SegmentLimits {
+    /// `max_wal_size`.
+    pub max_bytes: u64,
+    /// `max_wal_age_seconds`.
+    pub max_age: Duration,
+}
+
+/// Why a group could not be appended or synced.
+#[derive(Debug, thiserror::Error)]
+pub enum WalError {
+    /// There is no room; nothing of the group is in the log.
+    #[error("the disk is full: {0}")]
+    Full(io::Error),
+    /// No file could be had for the moment; nothing of the group is in the log.
+    #[error("the log cannot be extended: {0}")]
+    Unavailable(io::Error),
+    /// The log's end is uncertain; it takes nothing more until a restart.
+    #[error("the log failed: {0}")]
+    Failed(io::Error),
+}
+
+/// The log of one partition.
+#[derive(Debug)]
+pub struct Wal {
+    disk: Arc<dyn Disk>,
+    place: Place,
+    limits: SegmentLimits,
+    latch: Arc<Latch>,
+    active: Option<Active>,
+    active_day: Option<Date>,
+    spare: Option<Spare>,
+    ready: Option<ReadySpare>,
+    sealed: VecDeque<Sealed>,
+    /// The directory of the newest segment and the highest number used there.
+    newest: Option<(PathBuf, u64)>,
+    synced: bool,
+    /// Set while space for another segment cannot be had.
+    full_since: Option<Instant>,
+}
+
+impl Wal {
+    /// A log that continues behind `sealed`, as [`recover`] found them.
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        place: Place,
+        limits: SegmentLimits,
+        latch: Arc<Latch>,
+        sealed: Vec<Sealed>,
+    ) -> Self {
+        Self {
+            disk,
+            place,
+            limits,
+            latch,
+            active: None,
+            active_day: None,
+            spare: None,
+            ready: None,
+            sealed: sealed.into(),
+            newest: None,
+            synced: true,
+            full_since: None,
+        }
+    }
+
+    /// Whether there is room for stores. Deletions may still use what is left of the segment.
+    pub fn has_room(&mut self) -> bool {
+        self.poll_spare();
+        match self.full_since {
+            Some(since) if since.elapsed() >= FULL_RETRY && self.spare.is_none() => {
+                self.full_since = Some(Instant::now());
+                self.begin_spare();
+                self.wait_for_spare();
+                self.full_since.is_none()
+            }
+            state => state.is_none(),
+        }
+    }
+
+    /// Appends the lines of one group of so many `records`, the last of which is `last_seq`.
+    ///
+    /// # Errors
+    /// See [`WalError`]; after [`WalError::Failed`] the latch is closed.
+    pub fn append(&mut self, lines: &[u8], last_seq: u64, records: u64, today: Date) -> Result<(), WalError> {
+        if self.must_roll(today) {
+            self.roll(today)?;
+        }
+        let Some(active) = &mut self.active else {
+            return Err(WalError::Failed(io::Error::other("no active segment")));
+        };
+        match active.append(lines, last_seq, records) {
+            Ok(()) => {}
+            Err(AppendError::TakenBack(error)) if disk::is_full(&error) => {
+                self.full_since = Some(Instant::now());
+                return Err(WalError::Full(error));
+            }
+            Err(AppendError::TakenBack(error) | AppendError::Stuck(error)) => {
+                return Err(self.fail("a write to", error));
+            }
+        }
+        self.synced = false;
+        let half_full = active.bytes() >= self.limits.max_bytes / 2;
+        if half_full && self.spare.is_none() && self.ready.is_none() {
+            self.begin_spare();
+        }
+        self.poll_spare();
+        Ok(())
+    }
+
+    /// Brings everything appended to stable storage.
+    ///
+    /// # Errors
+    /// [`WalError::Failed`]; the latch is then closed, for a second fdatasync would lie.
+    pub fn sync(&mut self) -> Result<(), WalError> {
+        if self.synced {
+            return Ok(());
+        }
+        if let Some(active) = &mut self.active {
+            if let Err(error) = active.sync() {
+                return Err(self.fail("fdatasync of", error));
+            }
+        }
+        self.synced = true;
+        Ok(())
+    }
+
+    fn fail(&self, what: &str, error: io::Error) -> WalError {
+        let path = self.active.as_ref().map(|active| active.path().display().to_string());
+        self.latch.close(format!("{what} {} failed: {error}", path.unwrap_or_default()));
+        WalError::Failed(error)
+    }
+
+    fn must_roll(&self, today: Date) -> bool {
+        let Some(active) = &self.active else { return true };
+        let day_changed = matches!(self.place, Place::Daily(_)) && self.active_day != Some(today);
+        active.bytes() > 0 && (active.bytes() >= self.limits.max_bytes || self.is_old(active)) || day_changed
+    }
+
+    fn is_old(&self, active: &Active) -> bool {
+        active.opened_at().elapsed() >= self.limits.max_age
+    }
+
+    /// Seals the active segment and begins the next one.
+    fn roll(&mut self, today: Date) -> Result<(), WalError> {
+        self.sync()?;
+        let directory = self.place.directory(today);
+        let number = self.next_number(&directory).map_err(WalError::Unavailable)?;
+        self.wait_for_spare();
+        let ready = self.ready.take();
+        let begun = Active::begin(&*self.disk, &directory, number, self.limits.max_bytes, ready);
+        match begun {
+            Ok(active) => {
+                self.seal_active(true);
+                self.active = Some(active);
+                self.active_day = Some(today);
+                self.newest = Some((directory, number));
+                self.full_since = None;
+                Ok(())
+            }
+            Err(error) if disk::is_full(&error) => {
+                self.full_since = Some(Instant::now());
+                Err(WalError::Full(error))
+            }
+            Err(error) => Err(WalError::Unavailable(error)),
+        }
+    }
+
+    fn next_number(&self, directory: &Path) -> io::Result<u64> {
+        if let Some((newest, number)) = &self.newest {
+            if newest == directory {
+                return Ok(number + 1);
+            }
+        }
+        let names = self.disk.list(directory)?;
+        Ok(names.iter().filter_map(|name| segment::number_of(name)).max().unwrap_or(0) + 1)
+    }
+
+    fn seal_active(&mut self, in_background: bool) {
+        if let Some(active) = self.active.take() {
+            if active.bytes() == 0 {
+                // It holds nothing; the file goes, so that an idle day leaves none behind.
+                if let Err(error) = self.disk.remove(active.path()) {
+                    tracing::warn!(file = %active.path().display(), %error, "an empty WAL segment could not be removed");
+                }
+                return;
+            }
+            self.sealed.push_back(active.seal(in_background));
+        }
+    }
+
+    /// Seals the active segment when it is old enough, although nothing is being written.
+    ///
+    /// # Errors
+    /// When its last bytes cannot be synced.
+    pub fn seal_if_old(&mut self) -> Result<(), WalError> {
+        let old = self.active.as_ref().is_some_and(|active| active.bytes() > 0 && self.is_old(active));
+        if old { self.seal() } else { Ok(()) }
+    }
+
+    /// Seals and trims the active segment now.
+    ///
+    /// # Errors
+    /// When its last bytes cannot be synced.
+    pub fn seal(&mut self) -> Result<(), WalError> {
+        self.sync()?;
+        self.seal_active(false);
+        Ok(())
+    }
+
+    /// Seals, and removes a segment that was prepared and is not needed.
+    ///
+    /// # Errors
+    /// When the last bytes cannot be synced.
+    pub fn close(&mut self) -> Result<(), WalError> {
+        let sealed = self.seal();
+        self.wait_for_spare();
+        if let Some(path) = self.ready.take().map(ReadySpare::into_path) {
+            let _ = self.disk.remove(&path);
+        }
+        sealed
+    }
+
+    fn begin_spare(&mut self) {
+        let directory = match (&self.newest, &self.place) {
+            (Some((directory, _)), _) | (None, Place::Fixed(directory)) => directory,
+            (None, Place::Daily(_)) => return,
+        };
+        // Without a spare the next segment is made when it is needed, only slower.
+        self.spare = Spare::begin(&self.disk, directory, self.limits.max_bytes).ok();
+    }
+
+    fn poll_spare(&mut self) {
+        if self.spare.as_ref().is_some_and(Spare::is_finished) {
+            self.wait_for_spare();
+        }
+    }
+
+    fn wait_for_spare(&mut self) {
+        let Some(spare) = self.spare.take() else { return };
+        match spare.check() {
+            Ok(ready) => {
+                self.ready = Some(ready);
+                self.full_since = None;
+            }
+            Err(error) if disk::is_full(&error) => self.full_since = Some(Instant::now()),
+            Err(error) => tracing::warn!(%error, "a WAL segment could not be prepared ahead"),
+        }
+    }
+
+    /// How many sealed segments [`remove_old`](Self::remove_old) would remove.
+    pub fn count_removable(&mut self, checkpointed_seq: u64, retain: Duration) -> usize {
+        horizon::removable(self.sealed.make_contiguous(), checkpointed_seq, retain, SystemTime::now())
+    }
+
+    /// Deletes the segments that [`horizon`] lets go; answers how many.
+    ///
+    /// # Errors
+    /// When a file cannot be removed; it stays in the list and is tried again the next time.
+    pub fn remove_old(&mut self, checkpointed_seq: u64, retain: Duration) -> io::Result<usize> {
+        let segments = self.sealed.make_contiguous();
+        let count = horizon::removable(segments, checkpointed_seq, retain, SystemTime::now());
+        for _ in 0..count {
+            let Some(segment) = self.sealed.front() else { break };
+            match self.disk.remove(&segment.path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => self.sealed.pop_front(),
+            };
+        }
+        Ok(count)
+    }
+
+    /// What `stats` tells of the log.
+    pub fn gauges(&self) -> WalGauges {
+        let (bytes, active) = match &self.active {
+            Some(active) if active.bytes() > 0 => (active.bytes(), 1),
+            _ => (0, 0),
+        };
+        WalGauges {
+            active_bytes: bytes,
+            active_records: self.active.as_ref().map_or(0, Active::records),
+            total_bytes: bytes + self.sealed.iter().map(|segment| segment.bytes).sum::<u64>(),
+            files_count: self.sealed.len() + active,
+            sequence: self.newest.as_ref().map_or(0, |(_, number)| *number),
+        }
+    }
+
+    /// The last record of the newest segment that has one.
+    pub fn last_seq(&self) -> u64 {
+        let active = self.active.as_ref().map_or(0, Active::last_seq);
+        active.max(self.sealed.back().map_or(0, |segment| segment.last_seq))
+    }
+}
+
+/// The size of a log at one moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WalGauges {
+    /// Bytes in the segment that is being written.
+    pub active_bytes: u64,
+    /// Records in the segment that is being written.
+    pub active_records: u64,
+    /// Bytes in all segments.
+    pub total_bytes: u64,
+    /// Segments that hold anything.
+    pub files_count: usize,
+    /// The number of the newest segment of this run, 0 before there is one.
+    pub sequence: u64,
+}

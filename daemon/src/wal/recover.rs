@@ -1,0 +1,253 @@
+//! What a restart does with the segments it finds.
+//!
+//! Segments are put in order by the place of their first record, not by name or date: the wall clock
+//! only labels. Those that hold nothing above `flushed_seq` are not read. The rest is scanned; a torn
+//! end is cut off and kept beside as `torn-…`; damage stops everything.
+//!
+//! The newest segment with unflushed records is then written anew: after an earlier failed fdatasync
+//! the kernel may show bytes that the disk does not have, and only a new file makes them durable.
+//!
+//! Invariant: nothing is changed on disk before every segment has been judged.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::entry::{self, Entry};
+use super::scan::{self, ScanEnd};
+use super::segment::{self, Sealed};
+use crate::disk::{self, Disk};
+use crate::storage::schema::Model;
+
+/// How the name of a kept torn end begins.
+pub const TORN_PREFIX: &str = "torn-";
+
+/// Why a log cannot be recovered without a person.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// Something that was durable is not readable.
+    #[error(
+        "{file} is damaged at byte {offset}: {reason}; the daemon does not start over damage, because it would lose answered writes. Restore the file from a backup, or look at `fastpersist repair`"
+    )]
+    Damaged {
+        /// The segment.
+        file: String,
+        /// Where the damage begins.
+        offset: usize,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// A file could not be read or written.
+    #[error("cannot recover {file}: {source}")]
+    Io {
+        /// The file or directory.
+        file: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl RecoverError {
+    fn io(file: &Path) -> impl FnOnce(io::Error) -> Self {
+        let file = file.display().to_string();
+        move |source| Self::Io { file, source }
+    }
+
+    fn damaged(file: &Path, offset: usize, reason: String) -> Self {
+        Self::Damaged { file: file.display().to_string(), offset, reason }
+    }
+}
+
+/// The state in which a log was found and left.
+#[derive(Debug)]
+pub struct Recovered {
+    /// The segments, oldest first; all are complete now.
+    pub sealed: Vec<Sealed>,
+    /// The last record in log or database.
+    pub last_seq: u64,
+    /// Torn ends that were cut off.
+    pub torn_count: usize,
+}
+
+/// A segment that holds at least one byte that is not NUL.
+#[derive(Debug)]
+struct Found {
+    path: PathBuf,
+    first_seq: Option<u64>,
+    length: u64,
+    modified: SystemTime,
+}
+
+/// How much of a segment is read to find its first record.
+const HEAD_BYTES: usize = 64 * 1024;
+
+/// Recovers the log whose segments stand in `directories`; every record above `flushed_seq` goes to
+/// `on_entry`, in order.
+///
+/// # Errors
+/// See [`RecoverError`]. Nothing was changed on disk when it is [`RecoverError::Damaged`].
+pub fn recover(
+    disk: &Arc<dyn Disk>,
+    directories: &[PathBuf],
+    model: Model,
+    flushed_seq: u64,
+    mut on_entry: impl FnMut(Entry),
+) -> Result<Recovered, RecoverError> {
+    let (found, leftovers) = find(&**disk, directories)?;
+    let mut sealed = Vec::new();
+    let mut last_seq = None;
+    let mut end = None;
+    let count = found.len();
+    for (index, segment) in found.iter().enumerate() {
+        let next_first = found.get(index + 1).and_then(|next| next.first_seq);
+        if let Some(next_first) = next_first.filter(|next| *next <= flushed_seq + 1) {
+            // Wholly flushed: not worth reading.
+            last_seq = Some(next_first - 1);
+            sealed.push(sealed_as_found(segment, next_first - 1));
+            continue;
+        }
+        let expected = last_seq.map(|last| last + 1);
+        check_first(segment, expected, flushed_seq)?;
+        let bytes = disk.read(&segment.path).map_err(RecoverError::io(&segment.path))?;
+        let scanned = scan::scan(&bytes, model, expected.or(segment.first_seq), |entry| {
+            if entry.last_seq() > flushed_seq {
+                on_entry(entry);
+            }
+        });
+        let scanned = scanned
+            .map_err(|damage| RecoverError::damaged(&segment.path, damage.offset, damage.reason))?;
+        if scanned.torn && index + 1 < count {
+            let reason = "the segment ends badly, but others follow it".to_owned();
+            return Err(RecoverError::damaged(&segment.path, scanned.valid_bytes, reason));
+        }
+        last_seq = scanned.last_seq.or(last_seq);
+        if let Some(last) = scanned.last_seq {
+            sealed.push(Sealed {
+                bytes: scanned.valid_bytes as u64,
+                ..sealed_as_found(segment, last)
+            });
+        }
+        end = Some((segment, bytes, scanned));
+    }
+    for path in &leftovers {
+        disk.remove(path).map_err(RecoverError::io(path))?;
+    }
+    let torn_count = match end {
+        Some((segment, bytes, scanned)) => settle_newest(&**disk, &segment.path, &bytes, scanned, flushed_seq)?,
+        None => 0,
+    };
+    Ok(Recovered { sealed, last_seq: last_seq.unwrap_or(0).max(flushed_seq), torn_count })
+}
+
+fn sealed_as_found(segment: &Found, last_seq: u64) -> Sealed {
+    Sealed {
+        path: segment.path.clone(),
+        last_seq,
+        bytes: segment.length,
+        sealed_at: segment.modified,
+    }
+}
+
+/// The oldest segment must begin where the database ends, or before.
+fn check_first(segment: &Found, expected: Option<u64>, flushed_seq: u64) -> Result<(), RecoverError> {
+    match (expected, segment.first_seq) {
+        (None, Some(first)) if first > flushed_seq + 1 => {
+            let reason = format!(
+                "it begins with record {first}, but the database ends with record {flushed_seq}; the records between are missing"
+            );
+            Err(RecoverError::damaged(&segment.path, 0, reason))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Finds the segments in order, and the files without content that an interrupted start left behind.
+fn find(disk: &dyn Disk, directories: &[PathBuf]) -> Result<(Vec<Found>, Vec<PathBuf>), RecoverError> {
+    let mut found = Vec::new();
+    let mut leftovers = Vec::new();
+    for directory in directories {
+        for name in disk.list(directory).map_err(RecoverError::io(directory))? {
+            let path = directory.join(&name);
+            if name.starts_with("wal_") && name.ends_with(disk::TEMPORARY_SUFFIX) {
+                leftovers.push(path);
+                continue;
+            }
+            if segment::number_of(&name).is_none() {
+                continue;
+            }
+            let Some(first_seq) = first_seq(disk, &path).map_err(RecoverError::io(&path))? else {
+                leftovers.push(path);
+                continue;
+            };
+            let metadata = std::fs::metadata(&path).map_err(RecoverError::io(&path))?;
+            let modified = metadata.modified().map_err(RecoverError::io(&path))?;
+            found.push(Found { path, first_seq, length: metadata.len(), modified });
+        }
+    }
+    // A segment whose first line is unreadable goes last, where it is judged as a torn end or as damage.
+    found.sort_by_key(|segment| segment.first_seq.unwrap_or(u64::MAX));
+    Ok((found, leftovers))
+}
+
+/// The place of a segment's first record: `None` when the segment holds nothing at all, `Some(None)`
+/// when its first line is unreadable. Only the head is read, so that retained segments cost little.
+fn first_seq(disk: &dyn Disk, path: &Path) -> io::Result<Option<Option<u64>>> {
+    let head = disk.read_head(path, HEAD_BYTES)?;
+    if head.first().is_some_and(|byte| *byte != 0) {
+        if let Some(end) = memchr::memchr(b'\n', &head) {
+            return Ok(Some(places_of(&head[..end])));
+        }
+    }
+    let bytes = disk.read(path)?;
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Ok(None);
+    }
+    Ok(Some(memchr::memchr(b'\n', &bytes).and_then(|end| places_of(&bytes[..end]))))
+}
+
+fn places_of(line: &[u8]) -> Option<u64> {
+    if !entry::has_valid_checksum(line) {
+        return None;
+    }
+    entry::read_places(line).map(|(seq, _)| seq)
+}
+
+/// Cuts off the newest segment's torn end and makes what stays durable; answers how many ends were cut.
+fn settle_newest(
+    disk: &dyn Disk,
+    path: &Path,
+    bytes: &[u8],
+    end: ScanEnd,
+    flushed_seq: u64,
+) -> Result<usize, RecoverError> {
+    let io_error = || RecoverError::io(path);
+    if end.torn {
+        let rest = &bytes[end.valid_bytes..];
+        let length = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let beside = path.with_file_name(format!("{TORN_PREFIX}{}-{name}", end.valid_bytes));
+        disk::write_durably(disk, &beside, &rest[..length]).map_err(RecoverError::io(&beside))?;
+        tracing::warn!(file = %path.display(), offset = end.valid_bytes, bytes = length, kept = %beside.display(),
+            "a torn write was cut off; none of it had been answered as durable");
+    }
+    let valid = &bytes[..end.valid_bytes];
+    match end.last_seq {
+        None => {
+            disk.remove(path).map_err(io_error())?;
+            disk.sync_dir(disk::parent_of(path)).map_err(io_error())?;
+        }
+        Some(last) if last > flushed_seq => {
+            disk::write_durably(disk, path, valid).map_err(io_error())?;
+        }
+        Some(_) if valid.len() < bytes.len() => {
+            let trim = |mut file: Box<dyn disk::DiskFile>| {
+                file.truncate(valid.len() as u64)?;
+                file.sync()
+            };
+            disk.open(path).and_then(trim).map_err(io_error())?;
+        }
+        Some(_) => {}
+    }
+    Ok(usize::from(end.torn))
+}

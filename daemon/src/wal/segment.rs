@@ -1,0 +1,278 @@
+//! One file of the log: its name, its preallocated space, its end.
+//!
+//! Appending into preallocated space makes an fdatasync about half as long, because the file's length
+//! and block list need not be written too (`DESIGN.md` has the figures). The price is a tail of NUL in
+//! the segment that is being written; it is trimmed when the segment is sealed.
+//!
+//! Invariant: bytes before `offset` are whole lines; bytes behind it are NUL or not there.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Instant, SystemTime};
+
+use crate::disk::{self, Disk, DiskFile};
+
+const PREFIX: &str = "wal_";
+const SUFFIX: &str = ".jsonl";
+/// The temporary name of a segment that is being prepared.
+const SPARE_NAME: &str = "wal_next.jsonl.tmp";
+/// Below this size a segment is not worth preallocating.
+const MIN_PREALLOCATED_BYTES: u64 = 64 * 1024;
+
+/// The name of a segment: `wal_000001.jsonl`.
+pub fn file_name(number: u64) -> String {
+    format!("{PREFIX}{number:06}{SUFFIX}")
+}
+
+/// The number in a segment's name; `None` for any other file.
+pub fn number_of(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
+    if digits.len() < 6 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse().ok()
+}
+
+/// A segment that is complete: trimmed, synced, and never written again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    /// The file.
+    pub path: PathBuf,
+    /// The place of its last record.
+    pub last_seq: u64,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// When it was sealed, by the wall clock, for the retention.
+    pub sealed_at: SystemTime,
+}
+
+/// A file that is ready to become a segment: created, preallocated and synced under a temporary name.
+#[derive(Debug)]
+struct Prepared {
+    file: Box<dyn DiskFile>,
+    path: PathBuf,
+    /// Whether its space is reserved: then a full disk shows before the segment is needed.
+    reserved: bool,
+}
+
+fn prepare(disk: &dyn Disk, path: PathBuf, preallocate_bytes: u64) -> io::Result<Prepared> {
+    match disk.remove(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = disk.create(&path)?;
+    let mut reserved = false;
+    if preallocate_bytes >= MIN_PREALLOCATED_BYTES {
+        match file.preallocate(preallocate_bytes) {
+            Ok(()) => reserved = true,
+            // Some file systems cannot; then the file grows as it is written.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+            Err(error) => {
+                drop(file);
+                let _ = disk.remove(&path);
+                return Err(error);
+            }
+        }
+        file.sync()?;
+    }
+    Ok(Prepared { file, path, reserved })
+}
+
+/// The segment that is prepared while the one before it is written, on a thread of its own, so that a
+/// change of segments costs the committer one rename.
+#[derive(Debug)]
+pub struct Spare(JoinHandle<io::Result<Prepared>>);
+
+impl Spare {
+    /// Begins to prepare a segment in `directory`.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub fn begin(disk: &Arc<dyn Disk>, directory: &Path, preallocate_bytes: u64) -> io::Result<Self> {
+        let disk = Arc::clone(disk);
+        let path = directory.join(SPARE_NAME);
+        let work = move || prepare(&*disk, path, preallocate_bytes);
+        std::thread::Builder::new().name("wal-prepare".to_owned()).spawn(work).map(Self)
+    }
+
+    /// Whether the work is over, well or badly.
+    pub fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+
+    fn wait(self) -> io::Result<Prepared> {
+        self.0.join().unwrap_or_else(|_| Err(io::Error::other("the thread that prepares segments panicked")))
+    }
+
+    /// Waits for the work; when it failed, the error is returned, else the spare is put back.
+    ///
+    /// # Errors
+    /// What the preparation ended with.
+    pub fn check(self) -> io::Result<ReadySpare> {
+        self.wait().map(ReadySpare)
+    }
+}
+
+/// A spare whose preparation succeeded.
+#[derive(Debug)]
+pub struct ReadySpare(Prepared);
+
+impl ReadySpare {
+    /// Gives the file up; answers its name, so that it can be removed.
+    pub fn into_path(self) -> PathBuf {
+        self.0.path
+    }
+}
+
+/// The segment that is being written.
+#[derive(Debug)]
+pub struct Active {
+    file: Box<dyn DiskFile>,
+    path: PathBuf,
+    offset: u64,
+    /// The length up to which space is reserved, or 0.
+    capacity: u64,
+    last_seq: u64,
+    records: u64,
+    opened_at: Instant,
+}
+
+impl Active {
+    /// Begins segment `number` in `directory`; its name is durable when this returns.
+    ///
+    /// # Errors
+    /// When the file cannot be made; nothing then stands under the segment's name.
+    pub fn begin(
+        disk: &dyn Disk,
+        directory: &Path,
+        number: u64,
+        preallocate_bytes: u64,
+        spare: Option<ReadySpare>,
+    ) -> io::Result<Self> {
+        let prepared = match spare {
+            Some(ReadySpare(prepared)) if prepared.path.parent() == Some(directory) => prepared,
+            _ => {
+                disk::create_dir_durably(disk, directory)?;
+                let path = disk::temporary_beside(&directory.join(file_name(number)));
+                prepare(disk, path, preallocate_bytes)?
+            }
+        };
+        let path = directory.join(file_name(number));
+        disk.rename(&prepared.path, &path)?;
+        disk.sync_dir(directory)?;
+        Ok(Self {
+            file: prepared.file,
+            path,
+            offset: 0,
+            capacity: if prepared.reserved { preallocate_bytes } else { 0 },
+            last_seq: 0,
+            records: 0,
+            opened_at: Instant::now(),
+        })
+    }
+
+    /// Appends whole lines with so many `records`, the last of which is `last_seq`.
+    ///
+    /// # Errors
+    /// When the write fails. The half-written bytes are taken back; [`AppendError::Stuck`] says that
+    /// even that failed.
+    pub fn append(&mut self, lines: &[u8], last_seq: u64, records: u64) -> Result<(), AppendError> {
+        if let Err(error) = self.file.write_at(self.offset, lines) {
+            return Err(match self.file.truncate(self.offset) {
+                Ok(()) => {
+                    self.capacity = 0;
+                    AppendError::TakenBack(error)
+                }
+                Err(_) => AppendError::Stuck(error),
+            });
+        }
+        self.offset += lines.len() as u64;
+        self.records += records;
+        self.last_seq = last_seq;
+        Ok(())
+    }
+
+    /// Brings everything appended to stable storage. Never call it again after an error.
+    ///
+    /// # Errors
+    /// When fdatasync fails.
+    pub fn sync(&mut self) -> io::Result<()> {
+        self.file.sync()
+    }
+
+    /// Bytes of whole lines.
+    pub fn bytes(&self) -> u64 {
+        self.offset
+    }
+
+    /// The place of the last record, 0 while there is none.
+    pub fn last_seq(&self) -> u64 {
+        self.last_seq
+    }
+
+    /// Records in it.
+    pub fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// When it was begun.
+    pub fn opened_at(&self) -> Instant {
+        self.opened_at
+    }
+
+    /// Ends the segment, which must be synced, and trims it. The trim may happen on another thread: a
+    /// segment with NUL behind its lines is read just as well.
+    pub fn seal(self, in_background: bool) -> Sealed {
+        let Self { mut file, path, offset, capacity, last_seq, .. } = self;
+        let sealed =
+            Sealed { path: path.clone(), last_seq, bytes: offset, sealed_at: SystemTime::now() };
+        if capacity <= offset {
+            return sealed;
+        }
+        let mut trim = move || {
+            if let Err(error) = file.truncate(offset).and_then(|()| file.sync()) {
+                tracing::warn!(file = %path.display(), %error, "a sealed WAL segment could not be trimmed");
+            }
+        };
+        if in_background {
+            // Without a thread the file keeps its NUL tail until it is removed.
+            let _ = std::thread::Builder::new().name("wal-trim".to_owned()).spawn(trim);
+        } else {
+            trim();
+        }
+        sealed
+    }
+}
+
+/// Why lines could not be appended.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The segment is as it was before.
+    #[error("{0}")]
+    TakenBack(io::Error),
+    /// The segment's end is unknown; it must not be written again.
+    #[error("{0}, and the half-written record could not be taken back")]
+    Stuck(io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_numbers_are_inverse() {
+        for number in [1, 999_999, 1_000_000] {
+            assert_eq!(number_of(&file_name(number)), Some(number));
+        }
+        for other in ["wal_1.jsonl", "wal_000001.jsonl.tmp", "torn-wal_000001.jsonl", "wal_00000x.jsonl"] {
+            assert_eq!(number_of(other), None, "{other}");
+        }
+    }
+}
