@@ -65,7 +65,9 @@ pub enum DaemonError {
     #[error("cannot start: {0}")]
     Start(io::Error),
     /// The last flush failed; nothing is lost.
-    #[error("storage {storage:?} could not be flushed: {source}; its records are in the WAL and the next start brings them in")]
+    #[error(
+        "storage {storage:?} could not be flushed: {source}; its records are in the WAL and the next start brings them in"
+    )]
     Flush {
         /// The storage.
         storage: String,
@@ -137,7 +139,9 @@ fn lock(storages: &[StorageConfig]) -> Result<Vec<DirLock>, DaemonError> {
 
 fn runtime() -> Result<Runtime, DaemonError> {
     Builder::new_multi_thread()
-        .worker_threads(std::env::var("FPW").ok().and_then(|x| x.parse().ok()).unwrap_or(FREE_WORKERS + inline_commits()))
+        .worker_threads(
+            std::env::var("FPW").ok().and_then(|x| x.parse().ok()).unwrap_or(FREE_WORKERS + inline_commits()),
+        )
         .thread_name("worker")
         .enable_all()
         .build()
@@ -160,7 +164,9 @@ fn shared(limits: &Limits, locks: &[DirLock]) -> Result<Arc<Shared>, DaemonError
     Ok(Arc::new(Shared {
         disk: RealDisk::shared(),
         engine,
-        inline_slots: InlineSlots::new(std::env::var("FPI").ok().and_then(|x| x.parse().ok()).unwrap_or(inline_commits())),
+        inline_slots: InlineSlots::new(
+            std::env::var("FPI").ok().and_then(|x| x.parse().ok()).unwrap_or(inline_commits()),
+        ),
         limits: limits.clone(),
         stopping: AtomicBool::new(false),
     }))
@@ -239,7 +245,9 @@ impl Listener {
                         let _ = stop.send(true);
                     }
                     SIGUSR1 => runtime.block_on(async { log_stats(&server) }),
-                    _ => tracing::warn!("the configuration is not read again while running; restart the daemon"),
+                    _ => tracing::warn!(
+                        "the configuration is not read again while running; restart the daemon"
+                    ),
                 }
             }
         };

@@ -94,7 +94,8 @@ impl Checker {
         };
         let mode = raw.socket_mode.unwrap_or_else(|| "0660".to_owned());
         let Some(socket_mode) = u32::from_str_radix(&mode, 8).ok().filter(|mode| *mode <= 0o777) else {
-            return self.fail(format!("daemon.socket_mode = {mode:?} is no mode; right is for example \"0660\""));
+            return self
+                .fail(format!("daemon.socket_mode = {mode:?} is no mode; right is for example \"0660\""));
         };
         let log_level = overrides.log_level.clone().or(raw.log_level).unwrap_or_else(|| "info".to_owned());
         if !["error", "warn", "info", "debug", "trace"].contains(&log_level.as_str()) {
@@ -106,7 +107,9 @@ impl Checker {
             None | Some("text") => LogFormat::Text,
             Some("json") => LogFormat::Json,
             Some(other) => {
-                return self.fail(format!("daemon.log_format = {other:?} is unknown; right is \"text\" or \"json\""));
+                return self.fail(format!(
+                    "daemon.log_format = {other:?} is unknown; right is \"text\" or \"json\""
+                ));
             }
         };
         let default_role = self.role("daemon.default_role", raw.default_role.as_deref().unwrap_or("none"))?;
@@ -146,8 +149,13 @@ impl Checker {
             Ok(Duration::from_millis(size(key, value, default, least)? as u64))
         };
         Ok(Limits {
-            max_line_bytes: self.number("limits.max_line_bytes", raw.max_line_bytes, 1 << 20, 1024, 1 << 28)?
-                as usize,
+            max_line_bytes: self.number(
+                "limits.max_line_bytes",
+                raw.max_line_bytes,
+                1 << 20,
+                1024,
+                1 << 28,
+            )? as usize,
             max_json_depth: self.number("limits.max_json_depth", raw.max_json_depth, 64, 2, 1000)? as usize,
             max_connections: size("max_connections", raw.max_connections, 256, 1)?,
             max_connections_per_uid: size("max_connections_per_uid", raw.max_connections_per_uid, 64, 1)?,
@@ -173,7 +181,10 @@ impl Checker {
         let subject = match (&raw.user, &raw.group, raw.uid, raw.gid) {
             (Some(user), None, None, None) => match uzers::get_user_by_name(user) {
                 Some(user) => Subject::Uid(user.uid()),
-                None => return self.fail(format!("{key}.user = {user:?}: there is no such user on this machine")),
+                None => {
+                    return self
+                        .fail(format!("{key}.user = {user:?}: there is no such user on this machine"));
+                }
             },
             (None, Some(group), None, None) => Subject::Gid(self.gid(&format!("{key}.group"), group)?),
             (None, None, Some(uid), None) => Subject::Uid(uid),
@@ -190,14 +201,17 @@ impl Checker {
 
     fn storage(&self, name: String, raw: RawStorage, root: Option<&Path>) -> Checked<StorageConfig> {
         let prefix = format!("storage.{name}");
-        if name.is_empty() || name.len() > fastpersist_protocol::MAX_NAME_BYTES || name.contains(['/', '\0']) {
+        if name.is_empty() || name.len() > fastpersist_protocol::MAX_NAME_BYTES || name.contains(['/', '\0'])
+        {
             return self.fail(format!("[{prefix}]: a storage's name has 1 to 255 bytes and no '/'"));
         }
         let model = match raw.model.as_str() {
             "dated" => Model::Dated,
             "collection" => Model::Collection,
             other => {
-                return self.fail(format!("{prefix}.model = {other:?} is unknown; right is \"dated\" or \"collection\""));
+                return self.fail(format!(
+                    "{prefix}.model = {other:?} is unknown; right is \"dated\" or \"collection\""
+                ));
             }
         };
         let Some(base_dir) = raw.base_dir.clone().or_else(|| root.map(|root| root.join(&name))) else {
@@ -209,7 +223,9 @@ impl Checker {
         let retain_days = number("retain_days", raw.retain_days, 5, 0)?;
         let default_wal_days = if model == Model::Dated { 1 } else { retain_days };
         let wal_retain_days = number("wal_retain_days", raw.wal_retain_days, default_wal_days, 0)?;
-        let time = |key: &str, value: &Option<String>| self.time_of_day(&format!("{prefix}.{key}"), value.as_deref());
+        let time = |key: &str, value: &Option<String>| {
+            self.time_of_day(&format!("{prefix}.{key}"), value.as_deref())
+        };
         Ok(StorageConfig {
             schema: Schema { model, extra: self.extra_schema(&prefix, model, raw.extra_schema)? },
             db_path: self.db_path(&prefix, raw.db_path)?,
@@ -222,9 +238,12 @@ impl Checker {
                 30,
                 1,
             )?),
-            wal_sync_interval: Duration::from_millis(
-                number("wal_sync_interval_ms", raw.wal_sync_interval_ms, 100, 1)? as u64,
-            ),
+            wal_sync_interval: Duration::from_millis(number(
+                "wal_sync_interval_ms",
+                raw.wal_sync_interval_ms,
+                100,
+                1,
+            )? as u64),
             wal_retain: seconds(wal_retain_days.min(MANY / DAY_SECONDS) * DAY_SECONDS),
             max_pending_bytes: number("max_pending_bytes", raw.max_pending_bytes, 268_435_456, 1)? as usize,
             cache_max_bytes: number("cache_max_bytes", raw.cache_max_bytes, 0, 0)? as usize,
@@ -244,17 +263,21 @@ impl Checker {
         let plain = |path: &Path| path.components().all(|c| matches!(c, std::path::Component::Normal(_)));
         if Path::new(&path).is_absolute() {
             if !path.contains("{date}") {
-                return self.fail(format!("{prefix}.db_path = {path:?} is absolute and must contain {{date}}"));
+                return self
+                    .fail(format!("{prefix}.db_path = {path:?} is absolute and must contain {{date}}"));
             }
         } else if path.is_empty() || !plain(Path::new(&path)) {
-            return self.fail(format!("{prefix}.db_path = {path:?} must be a name below the date's directory"));
+            return self
+                .fail(format!("{prefix}.db_path = {path:?} must be a name below the date's directory"));
         }
         Ok(path)
     }
 
     fn timezone(&self, prefix: &str, name: &str) -> Checked<chrono_tz::Tz> {
         name.parse().or_else(|_| {
-            self.fail(format!("{prefix}.timezone = {name:?} is unknown; right is for example \"Europe/Berlin\""))
+            self.fail(format!(
+                "{prefix}.timezone = {name:?} is unknown; right is for example \"Europe/Berlin\""
+            ))
         })
     }
 
@@ -262,7 +285,9 @@ impl Checker {
         let Some(text) = text else { return Ok(None) };
         match chrono::NaiveTime::parse_from_str(text, "%H:%M") {
             Ok(time) => Ok(Some(time)),
-            Err(_) => self.fail(format!("{key} = {text:?} is no time of day; right is for example \"03:30\"")),
+            Err(_) => {
+                self.fail(format!("{key} = {text:?} is no time of day; right is for example \"03:30\""))
+            }
         }
     }
 
@@ -302,7 +327,8 @@ impl Checker {
                 }
                 if Path::new(&storage.db_path).is_absolute() && storage.db_path == other.db_path {
                     let path = &storage.db_path;
-                    return self.fail(format!("storage.{a}.db_path and storage.{b}.db_path are both {path:?}"));
+                    return self
+                        .fail(format!("storage.{a}.db_path and storage.{b}.db_path are both {path:?}"));
                 }
             }
         }

@@ -64,13 +64,13 @@ impl Engine {
             base.execute_batch(SETTINGS)?;
             Ok(base)
         };
-        let base = open().map_err(|source| DuckError::Start { source })?;
+        let base = open().map_err(|source| DuckError::Start { source: Box::new(source) })?;
         Ok(Arc::new(Self { base: Mutex::new(base), next_alias: AtomicU64::new(1) }))
     }
 
     /// A connection of its own; transactions and temporary tables are a connection's.
     pub(super) fn connect(&self) -> Result<Connection, DuckError> {
-        self.base.lock().try_clone().map_err(|source| DuckError::Start { source })
+        self.base.lock().try_clone().map_err(|source| DuckError::Start { source: Box::new(source) })
     }
 
     /// A name under which no file is attached yet.
@@ -83,13 +83,17 @@ impl Engine {
         // A relative path may look like an extension's prefix (`sqlite:x`) or a URL; an absolute one cannot.
         let absolute = std::path::absolute(path).map_err(|_| DuckError::Path { path: path.to_owned() })?;
         let sql = format!("ATTACH {} AS {alias} (TYPE duckdb)", quote_text(utf8(&absolute)?));
-        let open = |source| DuckError::Open { file: path.to_owned(), source };
+        let open = |source| DuckError::Open { file: path.to_owned(), source: Box::new(source) };
         self.base.lock().execute_batch(&sql).map_err(open)
     }
 
     /// Detaches a file; one that is not attached is no error.
     pub(super) fn detach(&self, path: &Path, alias: &str) -> Result<(), DuckError> {
-        let failed = |source| DuckError::Sql { file: path.to_owned(), action: "detaching the file", source };
+        let failed = |source| DuckError::Sql {
+            file: path.to_owned(),
+            action: "detaching the file",
+            source: Box::new(source),
+        };
         self.base.lock().execute_batch(&format!("DETACH DATABASE IF EXISTS {alias}")).map_err(failed)
     }
 }

@@ -197,7 +197,8 @@ impl Flush<'_> {
     }
 
     fn set_row_count(&self, deleted: u64, inserted: usize) {
-        self.shared.set_row_count(self.shared.row_count() - deleted + inserted as u64);
+        let rows = self.shared.row_count() + inserted as u64;
+        self.shared.set_row_count(rows.saturating_sub(deleted));
     }
 
     /// One table's transaction; the number of rows inserted.
@@ -231,7 +232,7 @@ impl Flush<'_> {
             .execute(&sql, params![change.through_seq])
             .map_err(table.failed("moving flushed_seq"))?;
         expect(table, "flushed_seq moved", 1, states as u64)?;
-        let failed = |source| DuckError::Commit { file: table.file.clone(), source };
+        let failed = |source| DuckError::Commit { file: table.file.clone(), source: Box::new(source) };
         self.conn.execute_batch("COMMIT").map_err(failed)?;
         table.set_flushed_seq(change.through_seq);
         Ok(expected)

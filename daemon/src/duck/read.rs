@@ -59,6 +59,9 @@ impl From<Names<'_>> for OwnedNames {
     }
 }
 
+/// What [`Reader::by_partition`] calls: with the partition's name and some of its rows.
+pub type OnPartition<'a, E> = dyn FnMut(Option<&str>, RecordBatch) -> Result<(), E> + 'a;
+
 /// Reads one store. It is bound to no thread, but used by one at a time.
 #[derive(Debug)]
 pub struct Reader {
@@ -122,8 +125,11 @@ impl Reader {
         let filter =
             if conditions.is_empty() { String::new() } else { format!("WHERE {}", conditions.join(" AND ")) };
         let columns = format!("key, {}", names.join(", "));
-        let order: String = names.iter().map(|name| format!(", {name} NULLS FIRST")).collect();
-        let sql = format!("SELECT {columns} FROM {} {filter} ORDER BY key{order} LIMIT {limit}", table.sql());
+        let order = names.join(" NULLS FIRST, ");
+        let sql = format!(
+            "SELECT {columns} FROM {} {filter} ORDER BY key, {order} NULLS FIRST LIMIT {limit}",
+            table.sql()
+        );
         let mut page = Vec::new();
         self.stream(&sql, &values, &mut |chunk| {
             decode::names(table, chunk, &mut page)?;
@@ -147,21 +153,14 @@ impl Reader {
     ///
     /// # Errors
     /// Those of DuckDB, and whatever `on_batch` returns, which ends the reading.
-    pub fn by_partition<E: From<DuckError>>(
-        &self,
-        on_batch: &mut dyn FnMut(Option<&str>, RecordBatch) -> Result<(), E>,
-    ) -> Result<(), E> {
+    pub fn by_partition<E: From<DuckError>>(&self, on_batch: &mut OnPartition<'_, E>) -> Result<(), E> {
         let table = self.table();
-        let [partition, others @ ..] = table.kind.name_columns() else { return Ok(()) };
-        let columns: String = table
-            .columns
-            .iter()
-            .filter(|column| column.name != *partition)
-            .map(|column| format!(", {}", plain(column)))
-            .collect();
-        let order: String = others.iter().map(|name| format!(", {name}")).collect();
+        let Some(partition) = table.kind.name_columns().first() else { return Ok(()) };
+        let columns = table.columns.iter().filter(|column| column.name != *partition);
+        let columns = columns.map(plain).collect::<Vec<_>>().join(", ");
+        let order = [&["key"], &table.kind.name_columns()[1..]].concat().join(", ");
         let sql = format!(
-            "SELECT {partition}{columns} FROM {} ORDER BY {partition} NULLS FIRST, key{order}",
+            "SELECT {partition}, {columns} FROM {} ORDER BY {partition} NULLS FIRST, {order}",
             table.sql()
         );
         self.stream(&sql, &[], &mut |chunk| {

@@ -12,7 +12,7 @@ use arrow::array::{
 };
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
-use fastpersist_protocol::time::Timestamp;
+use fastpersist_protocol::time::{Date, Timestamp};
 use fastpersist_protocol::value::Value;
 
 use super::schema::{Kind, Table};
@@ -176,6 +176,23 @@ impl Values {
     }
 }
 
+/// The content of an extra value of one variant.
+macro_rules! pick {
+    ($value:expr, $variant:path) => {
+        match $value {
+            Some($variant(value)) => Some(value),
+            _ => None,
+        }
+    };
+}
+
+/// The same for a narrower integer.
+macro_rules! pick_int {
+    ($value:expr, $variant:path) => {
+        pick!($value, $variant).and_then(|value| value.try_into().ok())
+    };
+}
+
 /// One extra column.
 enum Extra {
     String(StringBuilder),
@@ -214,46 +231,30 @@ impl Extra {
         }
     }
 
-    /// The schema reads a value with the column's own type, so one of another type cannot come here; it
-    /// would become NULL rather than another number.
+    /// The schema reads a value with the column's own type and checks its range, so what does not fit
+    /// cannot come here; it would become NULL rather than another value.
     fn push(&mut self, value: Option<ExtraValue>) {
-        let signed = match value {
-            Some(ExtraValue::Int(value)) => Some(value),
-            _ => None,
-        };
-        let unsigned = match value {
-            Some(ExtraValue::UInt(value)) => Some(value),
-            _ => None,
-        };
-        let float = match value {
-            Some(ExtraValue::Float(value)) => Some(value),
-            _ => None,
-        };
-        match (self, value) {
-            (Self::String(builder), Some(ExtraValue::String(value))) => builder.append_value(value),
-            (Self::String(builder), _) => builder.append_null(),
-            (Self::Int8(builder), _) => builder.append_option(signed.and_then(|value| value.try_into().ok())),
-            (Self::Int16(builder), _) => {
-                builder.append_option(signed.and_then(|value| value.try_into().ok()))
+        match self {
+            Self::String(builder) => builder.append_option(pick!(value, ExtraValue::String)),
+            Self::Int8(builder) => builder.append_option(pick_int!(value, ExtraValue::Int)),
+            Self::Int16(builder) => builder.append_option(pick_int!(value, ExtraValue::Int)),
+            Self::Int32(builder) => builder.append_option(pick_int!(value, ExtraValue::Int)),
+            Self::Int64(builder) => builder.append_option(pick!(value, ExtraValue::Int)),
+            Self::UInt8(builder) => builder.append_option(pick_int!(value, ExtraValue::UInt)),
+            Self::UInt16(builder) => builder.append_option(pick_int!(value, ExtraValue::UInt)),
+            Self::UInt32(builder) => builder.append_option(pick_int!(value, ExtraValue::UInt)),
+            Self::UInt64(builder) => builder.append_option(pick!(value, ExtraValue::UInt)),
+            Self::Float32(builder) => {
+                builder.append_option(pick!(value, ExtraValue::Float).map(|value| value as f32));
             }
-            (Self::Int32(builder), _) => {
-                builder.append_option(signed.and_then(|value| value.try_into().ok()))
+            Self::Float64(builder) => builder.append_option(pick!(value, ExtraValue::Float)),
+            Self::Bool(builder) => builder.append_option(pick!(value, ExtraValue::Bool)),
+            Self::Timestamp(builder) => {
+                builder.append_option(pick!(value, ExtraValue::Timestamp).map(Timestamp::as_micros));
             }
-            (Self::Int64(builder), _) => builder.append_option(signed),
-            (Self::UInt8(builder), _) => builder.append_option(unsigned.and_then(|v| v.try_into().ok())),
-            (Self::UInt16(builder), _) => builder.append_option(unsigned.and_then(|v| v.try_into().ok())),
-            (Self::UInt32(builder), _) => builder.append_option(unsigned.and_then(|v| v.try_into().ok())),
-            (Self::UInt64(builder), _) => builder.append_option(unsigned),
-            (Self::Float32(builder), _) => builder.append_option(float.map(|value| value as f32)),
-            (Self::Float64(builder), _) => builder.append_option(float),
-            (Self::Bool(builder), Some(ExtraValue::Bool(value))) => builder.append_value(value),
-            (Self::Bool(builder), _) => builder.append_null(),
-            (Self::Timestamp(builder), Some(ExtraValue::Timestamp(value))) => {
-                builder.append_value(value.as_micros());
+            Self::Date(builder) => {
+                builder.append_option(pick!(value, ExtraValue::Date).map(Date::epoch_days));
             }
-            (Self::Timestamp(builder), _) => builder.append_null(),
-            (Self::Date(builder), Some(ExtraValue::Date(value))) => builder.append_value(value.epoch_days()),
-            (Self::Date(builder), _) => builder.append_null(),
         }
     }
 

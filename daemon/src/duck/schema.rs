@@ -163,7 +163,7 @@ impl Table {
     /// For `map_err`: DuckDB's word about this file.
     pub(super) fn failed(&self, action: &'static str) -> impl FnOnce(duckdb::Error) -> DuckError {
         let file = self.file.clone();
-        move |source| DuckError::Sql { file, action, source }
+        move |source| DuckError::Sql { file, action, source: Box::new(source) }
     }
 
     /// Reads `flushed_seq` from the file, in the connection's transaction where it has one.

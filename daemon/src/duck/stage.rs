@@ -35,9 +35,9 @@ pub(super) fn find<'r>(
     let addresses = records.len();
     let failed = || table.failed("staging addresses");
     let names = table.kind.name_columns();
-    let name_columns: String = names.iter().map(|name| format!(", {name} VARCHAR")).collect();
+    let name_columns = names.join(" VARCHAR, ");
     conn.execute_batch(&format!(
-        "CREATE OR REPLACE TEMP TABLE flush_addresses (idx UINTEGER, key VARCHAR{name_columns}); \
+        "CREATE OR REPLACE TEMP TABLE flush_addresses (idx UINTEGER, key VARCHAR, {name_columns} VARCHAR); \
          CREATE OR REPLACE TEMP TABLE flush_matched (idx UINTEGER, row_id BIGINT, version INTEGER)"
     ))
     .map_err(failed())?;
@@ -46,9 +46,9 @@ pub(super) fn find<'r>(
         conn.query_row("SELECT count(*) FROM flush_addresses", [], |row| row.get(0)).map_err(failed())?;
     expect(table, "addresses staged", addresses as u64, staged)?;
 
-    let on: String =
-        names.iter().map(|name| format!(" AND t.{name} IS NOT DISTINCT FROM a.{name}")).collect();
-    let from = format!("FROM flush_addresses a JOIN {} t ON t.key = a.key{on}", table.sql());
+    let on: Vec<_> = names.iter().map(|name| format!("t.{name} IS NOT DISTINCT FROM a.{name}")).collect();
+    let from =
+        format!("FROM flush_addresses a JOIN {} t ON t.key = a.key AND {}", table.sql(), on.join(" AND "));
     let select = if table.kind == Kind::History {
         format!(
             "SELECT a.idx, max(t.rowid), arg_max(CASE WHEN t.deleted THEN 0 ELSE t.version END, t.seq) \

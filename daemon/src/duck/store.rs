@@ -211,8 +211,9 @@ impl Store {
 
     fn checkpoint_files(&self, conn: &Connection) -> Result<(), DuckError> {
         for table in self.shared.tables() {
-            conn.execute_batch(&format!("CHECKPOINT {}", table.alias))
-                .map_err(|source| DuckError::Checkpoint { file: table.file.clone(), source })?;
+            conn.execute_batch(&format!("CHECKPOINT {}", table.alias)).map_err(|source| {
+                DuckError::Checkpoint { file: table.file.clone(), source: Box::new(source) }
+            })?;
         }
         Ok(())
     }

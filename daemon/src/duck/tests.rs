@@ -170,7 +170,3 @@ pub(super) fn scan(store: &Store) -> Vec<Record> {
         .expect("a scan");
     records
 }
-
-pub(super) fn int(value: i64) -> Option<Value<'static>> {
-    Some(Value::Int(value))
-}

@@ -151,8 +151,7 @@ mod tests {
     fn a_hidden_uid_gets_nothing_unless_it_is_named() {
         let open = table(Role::Writer, Vec::new());
         assert_eq!(open.role(&peer(OVERFLOW_UID, &[]), None), Role::None);
-        let rule =
-            AccessRule { subject: Subject::Uid(OVERFLOW_UID), role: Role::Reader, storages: None };
+        let rule = AccessRule { subject: Subject::Uid(OVERFLOW_UID), role: Role::Reader, storages: None };
         let named = table(Role::None, vec![rule]);
         assert_eq!(named.role(&peer(OVERFLOW_UID, &[]), None), Role::Reader);
     }

@@ -120,10 +120,8 @@ impl Connection {
                 Event::Ready => {}
                 Event::Stopping => return self.drain().await,
                 Event::Stalled => {
-                    let message = format!(
-                        "{} bytes of answers wait and the client reads none",
-                        self.output.waiting()
-                    );
+                    let message =
+                        format!("{} bytes of answers wait and the client reads none", self.output.waiting());
                     return Err(io::Error::new(io::ErrorKind::TimedOut, message));
                 }
             }
@@ -245,7 +243,8 @@ impl Connection {
 fn id_of(line: Line<'_>) -> Option<&str> {
     match line {
         Line::Bytes(line) => {
-            fastpersist_protocol::request::parse(line, fastpersist_protocol::request::ParseLimits::default()).id
+            fastpersist_protocol::request::parse(line, fastpersist_protocol::request::ParseLimits::default())
+                .id
         }
         Line::TooLong => None,
     }

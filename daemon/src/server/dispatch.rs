@@ -5,9 +5,7 @@
 use std::sync::Arc;
 
 use fastpersist_protocol::error::{ErrorCode, WireError};
-use fastpersist_protocol::request::{
-    DEFAULT_KEYS_LIMIT, Op, Parsed, Placed, Request, Write, parse,
-};
+use fastpersist_protocol::request::{DEFAULT_KEYS_LIMIT, Op, Parsed, Placed, Request, Write, parse};
 use fastpersist_protocol::time::{Date, Timestamp};
 use fastpersist_protocol::{json, reply};
 
@@ -193,8 +191,7 @@ impl<'s> Dispatcher<'s> {
         }
         self.partition = None;
         let storage = &self.server.storages[index];
-        let partition =
-            storage.partition_for_read(date).await.map_err(|error| errors::of_storage(&error))?;
+        let partition = storage.partition_for_read(date).await.map_err(|error| errors::of_storage(&error))?;
         self.partition = partition.clone().map(|partition| (index, date, partition));
         Ok(partition)
     }
@@ -271,9 +268,7 @@ impl<'s> Dispatcher<'s> {
                 Write::Store(store) => {
                     (rules::record_of_store(schema, store, self.now, &mut own_warnings), store.if_seq)
                 }
-                Write::Delete(delete) => {
-                    (rules::record_of_delete(schema, delete, self.now), delete.if_seq)
-                }
+                Write::Delete(delete) => (rules::record_of_delete(schema, delete, self.now), delete.if_seq),
             };
             let record = record.map_err(|error| in_batch(&error, position))?;
             warnings.extend(own_warnings.into_iter().map(|warning| format!("op {position}: {warning}")));

@@ -14,7 +14,9 @@ use fastpersist_protocol::error::{ErrorCode, WireError};
 use fastpersist_protocol::reply;
 use interprocess::local_socket::tokio::{Listener, Stream};
 use interprocess::local_socket::traits::tokio::Listener as _;
-use interprocess::local_socket::{GenericFilePath, GenericNamespaced, ListenerOptions, Name, ToFsName as _, ToNsName as _};
+use interprocess::local_socket::{
+    GenericFilePath, GenericNamespaced, ListenerOptions, Name, ToFsName as _, ToNsName as _,
+};
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
@@ -184,7 +186,10 @@ fn admit(stream: Stream, server: &Arc<Server>, by_uid: &ByUid, connections: &mut
         let mut by_uid = by_uid.lock();
         let own = by_uid.entry(uid).or_insert(0);
         if server.stats.connections.load(Ordering::Relaxed) >= limits.max_connections {
-            Some(format!("{} connections are open, limits.max_connections allows no more", limits.max_connections))
+            Some(format!(
+                "{} connections are open, limits.max_connections allows no more",
+                limits.max_connections
+            ))
         } else if *own >= limits.max_connections_per_uid {
             let max = limits.max_connections_per_uid;
             Some(format!("uid {uid} has {max} connections, limits.max_connections_per_uid allows no more"))

@@ -174,7 +174,9 @@ impl<'a> Pass<'a> {
                 Owed::Written(range) => out.extend_from_slice(&staged[range]),
                 Owed::Write { id, kind, durability, warnings } => {
                     let result = match &mut results {
-                        Ok(results) => results.next().unwrap_or(Err(errors::of_gone(&crate::storage::partition::Gone))),
+                        Ok(results) => {
+                            results.next().unwrap_or(Err(errors::of_gone(&crate::storage::partition::Gone)))
+                        }
                         Err(error) => Err(error.clone()),
                     };
                     let in_batch = kind == WriteKind::Batch;
@@ -214,7 +216,10 @@ async fn commit(
     let mut done = Vec::with_capacity(submission.units.len());
     for _ in 0..COLD_TRIES {
         let retry = submission.clone_for_retry();
-        let results = partition.submit(std::mem::take(&mut submission)).await.map_err(|error| errors::of_gone(&error))?;
+        let results = partition
+            .submit(std::mem::take(&mut submission))
+            .await
+            .map_err(|error| errors::of_gone(&error))?;
         let cold = results.iter().position(|result| matches!(result, UnitResult::Cold { .. }));
         let Some(cold) = cold else {
             done.extend(results.into_iter().map(Ok));

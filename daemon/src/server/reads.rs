@@ -34,9 +34,8 @@ impl Dispatcher<'_> {
             return Ok(());
         };
         let date = partition.date();
-        let known = pass.try_answer(out, |out| {
-            partition.peek(key, names, |record| one_record(out, id, record, date))
-        });
+        let known = pass
+            .try_answer(out, |out| partition.peek(key, names, |record| one_record(out, id, record, date)));
         match known {
             Known::Live(()) => {}
             Known::Absent => pass.answer(out, |out| no_record(out, id)),

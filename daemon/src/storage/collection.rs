@@ -37,8 +37,7 @@ impl Collection {
                 latest: base.join("storage_latest.duckdb"),
             },
         };
-        let partition =
-            Partition::open(layout, Arc::clone(config), Arc::clone(shared), Arc::clone(stats))?;
+        let partition = Partition::open(layout, Arc::clone(config), Arc::clone(shared), Arc::clone(stats))?;
         Ok(Self { partition })
     }
 

@@ -168,8 +168,7 @@ pub(super) fn encode(
         encoded.sync |= waiting.submission.sync;
         for (unit, result) in waiting.submission.units.iter().zip(results) {
             let UnitResult::Done(seqs) = result else { continue };
-            let writes =
-                &mut waiting.submission.writes[unit.writes.start as usize..unit.writes.end as usize];
+            let writes = &mut waiting.submission.writes[unit.writes.start as usize..unit.writes.end as usize];
             let bodies = &waiting.submission.bodies;
             match seqs {
                 Seqs::One(Some(seq)) => {

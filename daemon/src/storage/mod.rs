@@ -136,7 +136,10 @@ impl Storage {
 
     /// The gauges of all open partitions, added up.
     pub fn gauges(&self) -> Gauges {
-        self.open_partitions().iter().map(|partition| partition.gauges()).fold(Gauges::default(), Gauges::plus)
+        self.open_partitions()
+            .iter()
+            .map(|partition| partition.gauges())
+            .fold(Gauges::default(), Gauges::plus)
     }
 
     /// Closes partitions that nobody has used for a while.

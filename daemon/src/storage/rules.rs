@@ -240,12 +240,18 @@ mod tests {
             let line = format!(r#"{{"op":"store","key":"k","data":{{}},"{field}":"x"}}"#);
             let (record, _) = store(model, &line);
             let error = record.expect_err("refused");
-            assert_eq!(error, wrong_field(model, match field {
-                "collection_name" => "collection_name",
-                "item_name" => "item_name",
-                "value" => "value",
-                _ => "process_name",
-            }));
+            assert_eq!(
+                error,
+                wrong_field(
+                    model,
+                    match field {
+                        "collection_name" => "collection_name",
+                        "item_name" => "item_name",
+                        "value" => "value",
+                        _ => "process_name",
+                    }
+                )
+            );
         }
     }
 }

@@ -30,13 +30,34 @@ impl Model {
     pub const fn columns(self) -> &'static [&'static str] {
         match self {
             Self::Dated => &[
-                "key", "process_name", "data", "timestamp", "status", "status_int", "username",
-                "updated_at", "version", "seq",
+                "key",
+                "process_name",
+                "data",
+                "timestamp",
+                "status",
+                "status_int",
+                "username",
+                "updated_at",
+                "version",
+                "seq",
             ],
             Self::Collection => &[
-                "key", "collection_name", "item_name", "data", "value_int", "value_float",
-                "value_string", "value_bool", "timestamp", "status", "status_int", "username",
-                "updated_at", "version", "seq", "deleted",
+                "key",
+                "collection_name",
+                "item_name",
+                "data",
+                "value_int",
+                "value_float",
+                "value_string",
+                "value_bool",
+                "timestamp",
+                "status",
+                "status_int",
+                "username",
+                "updated_at",
+                "version",
+                "seq",
+                "deleted",
             ],
         }
     }
@@ -72,8 +93,23 @@ pub enum ExtraType {
 impl ExtraType {
     /// Every name that the configuration may use.
     pub const NAMES: &'static [&'static str] = &[
-        "string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32",
-        "float64", "bool", "timestamp[s]", "timestamp[ms]", "timestamp[us]", "timestamp[ns]", "date32",
+        "string",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+        "float32",
+        "float64",
+        "bool",
+        "timestamp[s]",
+        "timestamp[ms]",
+        "timestamp[us]",
+        "timestamp[ns]",
+        "date32",
         "date64",
     ];
 

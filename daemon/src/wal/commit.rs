@@ -219,8 +219,7 @@ impl InlineSlots {
 
     /// A slot, where one is free.
     pub fn take(&self) -> Option<InlineSlot<'_>> {
-        let taken =
-            self.free.fetch_update(Ordering::AcqRel, Ordering::Acquire, |free| free.checked_sub(1));
+        let taken = self.free.fetch_update(Ordering::AcqRel, Ordering::Acquire, |free| free.checked_sub(1));
         taken.ok().map(|_| InlineSlot(self))
     }
 }

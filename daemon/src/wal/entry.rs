@@ -189,7 +189,11 @@ pub fn decode(line: &[u8], model: Model) -> Result<Entry, EntryError> {
     scanner
         .object(|scanner, name| {
             let value = scanner.value()?;
-            if name == "ops" { ops = Some(value) } else { fields.set(&name, value) }
+            if name == "ops" {
+                ops = Some(value)
+            } else {
+                fields.set(&name, value)
+            }
             Ok(())
         })
         .map_err(|error| meaning(&error.to_string()))?;

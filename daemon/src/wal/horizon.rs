@@ -12,12 +12,7 @@ use super::segment::Sealed;
 /// `checkpointed_seq` is the last record that DuckDB has in its database file, not only in its own log.
 /// `retain` is how long a segment stays although it is not needed; the wall clock decides about that
 /// alone, because a segment's age must survive restarts.
-pub fn removable(
-    segments: &[Sealed],
-    checkpointed_seq: u64,
-    retain: Duration,
-    now: SystemTime,
-) -> usize {
+pub fn removable(segments: &[Sealed], checkpointed_seq: u64, retain: Duration, now: SystemTime) -> usize {
     segments
         .iter()
         .take_while(|segment| segment.last_seq <= checkpointed_seq)

@@ -115,18 +115,15 @@ pub fn recover(
                 on_entry(entry);
             }
         });
-        let scanned = scanned
-            .map_err(|damage| RecoverError::damaged(&segment.path, damage.offset, damage.reason))?;
+        let scanned =
+            scanned.map_err(|damage| RecoverError::damaged(&segment.path, damage.offset, damage.reason))?;
         if scanned.torn && index + 1 < count {
             let reason = "the segment ends badly, but others follow it".to_owned();
             return Err(RecoverError::damaged(&segment.path, scanned.valid_bytes, reason));
         }
         last_seq = scanned.last_seq.or(last_seq);
         if let Some(last) = scanned.last_seq {
-            sealed.push(Sealed {
-                bytes: scanned.valid_bytes as u64,
-                ..sealed_as_found(segment, last)
-            });
+            sealed.push(Sealed { bytes: scanned.valid_bytes as u64, ..sealed_as_found(segment, last) });
         }
         end = Some((segment, bytes, scanned));
     }
@@ -134,19 +131,16 @@ pub fn recover(
         disk.remove(path).map_err(RecoverError::io(path))?;
     }
     let torn_count = match end {
-        Some((segment, bytes, scanned)) => settle_newest(&**disk, &segment.path, &bytes, scanned, flushed_seq)?,
+        Some((segment, bytes, scanned)) => {
+            settle_newest(&**disk, &segment.path, &bytes, scanned, flushed_seq)?
+        }
         None => 0,
     };
     Ok(Recovered { sealed, last_seq: last_seq.unwrap_or(0).max(flushed_seq), torn_count })
 }
 
 fn sealed_as_found(segment: &Found, last_seq: u64) -> Sealed {
-    Sealed {
-        path: segment.path.clone(),
-        last_seq,
-        bytes: segment.length,
-        sealed_at: segment.modified,
-    }
+    Sealed { path: segment.path.clone(), last_seq, bytes: segment.length, sealed_at: segment.modified }
 }
 
 /// The oldest segment must begin where the database ends, or before.

@@ -97,33 +97,38 @@ fn judge_rest(rest: &[u8], offset: usize, expected_seq: Option<u64>) -> Result<b
     if rest.iter().all(|byte| *byte == 0) {
         return Ok(false);
     }
-    let bad_bytes = memchr::memchr(b'\n', rest).map_or(rest.len(), |end| end + 1);
-    let has_hole = rest[..bad_bytes].contains(&0);
-    for (line, at) in valid_lines(&rest[bad_bytes..]) {
+    let first_hole = memchr::memchr(0, rest).unwrap_or(rest.len());
+    for (line, at) in valid_lines(rest) {
         let Some((seq, durable_seq)) = entry::read_places(line) else { continue };
-        let was_durable = expected_seq.is_some_and(|expected| durable_seq >= expected);
-        if !has_hole || was_durable || expected_seq.is_none() {
-            let reason = format!(
-                "this line is not readable, but record {seq} at offset {} behind it is",
-                offset + bad_bytes + at
-            );
+        let was_durable = expected_seq.is_none_or(|expected| durable_seq >= expected);
+        if first_hole > at || was_durable {
+            let behind = offset + at;
+            let reason =
+                format!("this line is not readable, but record {seq} at offset {behind} behind it is");
             return Err(Damage { offset, reason });
         }
     }
     Ok(true)
 }
 
-/// Lines with a valid checksum, wherever they begin: a hole may have swallowed a newline.
+/// How a line begins; a newline before it may be damaged or swallowed by a hole.
+const LINE_START: &[u8] = b"{\"op\":\"";
+/// How many beginnings are tried in one run of bytes without a newline: a document may be full of them.
+const MAX_STARTS: usize = 256;
+
+/// Lines with a valid checksum, wherever they begin.
 fn valid_lines(bytes: &[u8]) -> impl Iterator<Item = (&[u8], usize)> {
     let mut start = 0;
     std::iter::from_fn(move || {
-        while let Some(line) = line_at(bytes, start) {
+        while let Some(run) = line_at(bytes, start) {
             let at = start;
-            start += line.len() + 1;
-            // A line behind a hole begins behind the hole's last NUL.
-            let skip = memchr::memrchr(0, line).map_or(0, |nul| nul + 1);
-            if entry::has_valid_checksum(&line[skip..]) {
-                return Some((&line[skip..], at + skip));
+            start += run.len() + 1;
+            // A line ends its run, so the latest beginnings are the likeliest.
+            let starts = memchr::memmem::rfind_iter(run, LINE_START).take(MAX_STARTS);
+            for skip in starts {
+                if entry::has_valid_checksum(&run[skip..]) {
+                    return Some((&run[skip..], at + skip));
+                }
             }
         }
         None

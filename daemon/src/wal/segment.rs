@@ -20,6 +20,8 @@ const SUFFIX: &str = ".jsonl";
 const SPARE_NAME: &str = "wal_next.jsonl.tmp";
 /// Below this size a segment is not worth preallocating.
 const MIN_PREALLOCATED_BYTES: u64 = 64 * 1024;
+/// Beyond this a segment grows as it is written.
+const MAX_PREALLOCATED_BYTES: u64 = 64 << 20;
 
 /// The name of a segment: `wal_000001.jsonl`.
 pub fn file_name(number: u64) -> String {
@@ -57,7 +59,17 @@ struct Prepared {
     reserved: bool,
 }
 
-fn prepare(disk: &dyn Disk, path: PathBuf, preallocate_bytes: u64) -> io::Result<Prepared> {
+/// How the space of a segment is had in advance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Space {
+    /// Reserved: quick, and enough for small groups.
+    Reserved,
+    /// Reserved and written with NUL: then the file system has nothing to note down when a group is
+    /// written, which makes the fdatasync of large groups a third shorter.
+    Written,
+}
+
+fn prepare(disk: &dyn Disk, path: PathBuf, preallocate_bytes: u64, space: Space) -> io::Result<Prepared> {
     match disk.remove(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -65,7 +77,12 @@ fn prepare(disk: &dyn Disk, path: PathBuf, preallocate_bytes: u64) -> io::Result
     let mut file = disk.create(&path)?;
     let mut reserved = false;
     if preallocate_bytes >= MIN_PREALLOCATED_BYTES {
-        match file.preallocate(preallocate_bytes) {
+        let bytes = preallocate_bytes.min(MAX_PREALLOCATED_BYTES);
+        let had = file.preallocate(bytes).and_then(|()| match space {
+            Space::Reserved => Ok(()),
+            Space::Written => write_nul(&mut *file, bytes),
+        });
+        match had {
             Ok(()) => reserved = true,
             // Some file systems cannot; then the file grows as it is written.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
@@ -78,6 +95,17 @@ fn prepare(disk: &dyn Disk, path: PathBuf, preallocate_bytes: u64) -> io::Result
         file.sync()?;
     }
     Ok(Prepared { file, path, reserved })
+}
+
+fn write_nul(file: &mut dyn DiskFile, bytes: u64) -> io::Result<()> {
+    let chunk = [0u8; 64 * 1024];
+    let mut offset = 0;
+    while offset < bytes {
+        let length = (bytes - offset).min(chunk.len() as u64) as usize;
+        file.write_at(offset, &chunk[..length])?;
+        offset += length as u64;
+    }
+    Ok(())
 }
 
 /// The segment that is prepared while the one before it is written, on a thread of its own, so that a
@@ -93,7 +121,7 @@ impl Spare {
     pub fn begin(disk: &Arc<dyn Disk>, directory: &Path, preallocate_bytes: u64) -> io::Result<Self> {
         let disk = Arc::clone(disk);
         let path = directory.join(SPARE_NAME);
-        let work = move || prepare(&*disk, path, preallocate_bytes);
+        let work = move || prepare(&*disk, path, preallocate_bytes, Space::Written);
         std::thread::Builder::new().name("wal-prepare".to_owned()).spawn(work).map(Self)
     }
 
@@ -156,7 +184,7 @@ impl Active {
             _ => {
                 disk::create_dir_durably(disk, directory)?;
                 let path = disk::temporary_beside(&directory.join(file_name(number)));
-                prepare(disk, path, preallocate_bytes)?
+                prepare(disk, path, preallocate_bytes, Space::Reserved)?
             }
         };
         let path = directory.join(file_name(number));
@@ -166,7 +194,7 @@ impl Active {
             file: prepared.file,
             path,
             offset: 0,
-            capacity: if prepared.reserved { preallocate_bytes } else { 0 },
+            capacity: if prepared.reserved { preallocate_bytes.min(MAX_PREALLOCATED_BYTES) } else { 0 },
             last_seq: 0,
             records: 0,
             opened_at: Instant::now(),
@@ -231,8 +259,7 @@ impl Active {
     /// segment with NUL behind its lines is read just as well.
     pub fn seal(self, in_background: bool) -> Sealed {
         let Self { mut file, path, offset, capacity, last_seq, .. } = self;
-        let sealed =
-            Sealed { path: path.clone(), last_seq, bytes: offset, sealed_at: SystemTime::now() };
+        let sealed = Sealed { path: path.clone(), last_seq, bytes: offset, sealed_at: SystemTime::now() };
         if capacity <= offset {
             return sealed;
         }

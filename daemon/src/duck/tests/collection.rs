@@ -111,8 +111,8 @@ fn values_come_back_with_their_type() {
     let store = place.collection();
     let values = [
         None,
-        int(i64::MIN),
-        int(0),
+        Some(Value::Int(i64::MIN)),
+        Some(Value::Int(0)),
         Some(Value::Float(-0.0)),
         Some(Value::Float(1.0)),
         Some(Value::Float(f64::MIN_POSITIVE)),

@@ -172,3 +172,30 @@ fn the_engine_reaches_nothing_by_itself() {
         ]
     );
 }
+
+#[test]
+fn a_reader_in_the_middle_delays_the_return_and_no_more() {
+    let place = Place::new();
+    let store = place.dated();
+    let rows = (1..=10_000).map(|seq| write(&format!("k{seq}"), None, Some("{}"), seq));
+    store.flush(&latest(rows.collect())).expect("a flush");
+    let path = place.path("data.duckdb");
+    let mut rows = 0;
+    let reader = store.reader().expect("a reader");
+    reader
+        .scan(&mut |chunk| {
+            if rows == 0 {
+                place.engine.detach(&path, &store.shared().current.alias).expect("detached");
+                // The reader holds the file, so it cannot be attached again yet.
+                store.flush(&one(10_001)).expect_err("no file");
+                store.flush(&one(10_001)).expect_err("still none");
+                assert_eq!(store.flushed_seq(), 10_000);
+            }
+            rows += chunk.len();
+            ControlFlow::Continue(())
+        })
+        .expect("the reader goes on");
+    assert_eq!(rows, 10_000);
+    store.flush(&one(10_001)).expect("the next try");
+    assert_eq!(reader.key("a").expect("the same reader").len(), 1);
+}

@@ -23,8 +23,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-pub use pending::{DirtyRow, Unflushed};
 use pending::Pending;
+pub use pending::{DirtyRow, Unflushed};
 use slots::{Slot, Slots};
 
 use super::record::{Names, Record};
@@ -134,11 +134,7 @@ impl Memtable {
         let hasher = &self.hasher;
         let order = &mut self.order;
         let bytes = &mut self.bytes;
-        let entry = self.table.entry(
-            hash,
-            |entry| &*entry.key == key,
-            |entry| hasher.hash_one(&*entry.key),
-        );
+        let entry = self.table.entry(hash, |entry| &*entry.key == key, |entry| hasher.hash_one(&*entry.key));
         entry
             .or_insert_with(|| {
                 let key: Arc<str> = key.into();

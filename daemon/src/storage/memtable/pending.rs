@@ -108,18 +108,13 @@ impl Memtable {
 
     fn take_dirty(&mut self, first: &Record) -> Option<DirtyRow> {
         self.update_slot(first, |slot| {
-            let row =
-                DirtyRow { record: Arc::clone(&slot.record), writes: slot.writes, reset: slot.reset };
+            let row = DirtyRow { record: Arc::clone(&slot.record), writes: slot.writes, reset: slot.reset };
             (slot.writes, slot.reset) = (0, false);
             row
         })
     }
 
-    fn update_slot<T>(
-        &mut self,
-        address: &Record,
-        change: impl FnOnce(&mut super::Slot) -> T,
-    ) -> Option<T> {
+    fn update_slot<T>(&mut self, address: &Record, change: impl FnOnce(&mut super::Slot) -> T) -> Option<T> {
         use std::hash::BuildHasher as _;
         let hash = self.hasher.hash_one(address.key());
         let entry = self.table.find_mut(hash, |entry| &*entry.key == address.key())?;

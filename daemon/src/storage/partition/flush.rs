@@ -124,7 +124,9 @@ impl Partition {
     fn check_room(&self) -> Result<(), FlushError> {
         let needed_bytes = FREE_FLOOR_BYTES + self.flushing_bytes.load(Ordering::Relaxed) as u64;
         match self.shared.disk.free_bytes(&self.config.base_dir) {
-            Ok(free_bytes) if free_bytes < needed_bytes => Err(FlushError::NoRoom { free_bytes, needed_bytes }),
+            Ok(free_bytes) if free_bytes < needed_bytes => {
+                Err(FlushError::NoRoom { free_bytes, needed_bytes })
+            }
             // Not knowing is no reason to stop; DuckDB will say what is wrong.
             _ => Ok(()),
         }
@@ -194,8 +196,7 @@ impl Partition {
             wal.close()?;
             self.watermarks.advance_durable();
         }
-        let removed =
-            wal.remove_old(self.checkpointed_seq.load(Ordering::Acquire), self.config.wal_retain);
+        let removed = wal.remove_old(self.checkpointed_seq.load(Ordering::Acquire), self.config.wal_retain);
         if let Err(error) = removed {
             tracing::warn!(storage = %self.config.name, %error, "an old WAL segment could not be removed");
         }

@@ -29,12 +29,12 @@ use super::memtable::Memtable;
 use crate::config::{Limits, StorageConfig};
 use crate::disk::Disk;
 use crate::duck::{Engine, Files, Reader, Store};
-use flush::FlushTurn;
 use crate::latch::Latch;
 use crate::stats::StorageStats;
 use crate::wal::commit::{InlineSlots, Queue};
 use crate::wal::watermarks::Watermarks;
 use crate::wal::{Place, Wal, WalGauges};
+use flush::FlushTurn;
 
 /// What all partitions of all storages share.
 #[derive(Debug)]

@@ -27,7 +27,9 @@ pub enum OpenError {
     #[error(transparent)]
     Wal(#[from] RecoverError),
     /// The database needs a person: it does not open, and the log cannot replace it.
-    #[error("{duck}; the log does not reach back to the first record ({log}), so the file cannot be rebuilt from it")]
+    #[error(
+        "{duck}; the log does not reach back to the first record ({log}), so the file cannot be rebuilt from it"
+    )]
     Database {
         /// What DuckDB said.
         duck: DuckError,
@@ -73,13 +75,8 @@ impl Partition {
         }
         let latch = Arc::new(Latch::default());
         let limits = SegmentLimits { max_bytes: config.max_wal_size, max_age: config.max_wal_age };
-        let wal = Wal::new(
-            Arc::clone(&shared.disk),
-            layout.place,
-            limits,
-            Arc::clone(&latch),
-            recovered.sealed,
-        );
+        let wal =
+            Wal::new(Arc::clone(&shared.disk), layout.place, limits, Arc::clone(&latch), recovered.sealed);
         let partition = Arc::new(Self {
             date: layout.date,
             config,

@@ -153,7 +153,8 @@ impl Partition {
         max_bytes: usize,
     ) -> Result<KeysPage, ReadError> {
         self.without_interference(|reader, epoch| {
-            let mut stored = StoredKeys { reader, prefix, chunk: Vec::new(), at: 0, behind: None, over: false };
+            let mut stored =
+                StoredKeys { reader, prefix, chunk: Vec::new(), at: 0, behind: None, over: false };
             stored.skip_to(after);
             let mut page = KeysPage::default();
             let mut bytes = 0;
@@ -163,7 +164,8 @@ impl Partition {
                 if memtable.epoch() != epoch {
                     return Ok(None);
                 }
-                let from_memory = keys_in_memory(&memtable, prefix, last.as_deref(), 1, usize::MAX).keys.pop();
+                let from_memory =
+                    keys_in_memory(&memtable, prefix, last.as_deref(), 1, usize::MAX).keys.pop();
                 drop(memtable);
                 let from_store = stored.next_live(last.as_deref(), &self.memtable)?;
                 let next = match (from_memory, from_store) {

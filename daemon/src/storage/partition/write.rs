@@ -93,7 +93,11 @@ impl Partition {
     /// they are likely to come again.
     async fn gather(&self) {
         let begun = Instant::now();
-        let patience = std::time::Duration::from_micros(PATIENCE.get_or_init(|| std::env::var("FPP").ok().and_then(|x| x.parse().ok()).unwrap_or(0)).to_owned());
+        let patience = std::time::Duration::from_micros(
+            PATIENCE
+                .get_or_init(|| std::env::var("FPP").ok().and_then(|x| x.parse().ok()).unwrap_or(0))
+                .to_owned(),
+        );
         loop {
             tokio::task::yield_now().await;
             if self.queue.is_gathered() || begun.elapsed() >= patience {

@@ -1,0 +1,380 @@
+//! The blocking client: no runtime, no threads.
+//!
+//! Invariant: between two calls the connection owes nothing. A call that gives up in the middle drops
+//! the connection, so no later call can take its reply.
+
+use std::fmt;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fastpersist_protocol::frame::{Line, LineBuffer};
+use fastpersist_protocol::request::Request;
+
+use crate::call::{self, Call, Caller, sealed};
+use crate::error::Error;
+use crate::options::ConnectOptions;
+use crate::outcome::Info;
+use crate::reply::{self, Reply};
+use crate::socket::{RETRY_PAUSE, Socket, open_first, too_busy};
+use crate::storage::{CollectionStorage, DatedStorage};
+
+/// How much of a pipeline is written before replies are read. Replies to writes are small, so those of
+/// two windows fit the daemon's and the socket's buffers, and neither side waits for the other.
+const WINDOW_REQUESTS: usize = 256;
+const WINDOW_BYTES: usize = 64 << 10;
+/// How long an error line is waited for after the daemon has hung up.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// A client without a runtime: one request at a time, and pipelines for bulk.
+///
+/// Clones are cheap and share one connection; calls from several threads take turns. Threads that are to
+/// write at the same time take a connection each, or the async [`Client`](crate::Client).
+///
+/// When the connection breaks in the middle of a request, that request fails with
+/// [`Error::Disconnected`], and the next one connects again.
+///
+/// ```no_run
+/// # fn example() -> Result<(), fastpersist_client::Error> {
+/// use fastpersist_client::blocking::Client;
+///
+/// let client = Client::connect_default()?;
+/// let jobs = client.dated("jobs");
+/// jobs.store("task_1", &serde_json::json!({"value": 100})).process_name("worker1").send()?;
+///
+/// let mut batch = jobs.batch();
+/// for n in 2..100 {
+///     batch.add(jobs.store(format!("task_{n}"), &serde_json::json!({"value": n})));
+/// }
+/// batch.send()?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: ConnectOptions,
+    wire: Mutex<Option<Wire>>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("options", &self.inner.options).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Connects to the daemon.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] when nobody listens or the socket may not be opened.
+    pub fn connect(options: ConnectOptions) -> Result<Self, Error> {
+        let wire = Wire::open(&options)?;
+        Ok(Self { inner: Arc::new(Inner { options, wire: Mutex::new(Some(wire)) }) })
+    }
+
+    /// Connects with default options: to the socket of `FASTPERSIST_SOCKET`, else to that of the host's
+    /// daemon, else to that of the user's own.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn connect_default() -> Result<Self, Error> {
+        Self::connect(ConnectOptions::default())
+    }
+
+    /// A handle of a dated storage.
+    pub fn dated(&self, storage: &str) -> DatedStorage<Self> {
+        DatedStorage::new(self.clone(), storage)
+    }
+
+    /// A handle of a collection storage.
+    pub fn collection(&self, storage: &str) -> CollectionStorage<Self> {
+        CollectionStorage::new(self.clone(), storage)
+    }
+
+    /// A sign of life.
+    ///
+    /// # Errors
+    /// As every request; see [`Caller`].
+    pub fn ping(&self) -> Result<(), Error> {
+        self.call(call::ping())
+    }
+
+    /// Returns who the daemon is and which storages it has.
+    ///
+    /// # Errors
+    /// As every request; see [`Caller`].
+    pub fn info(&self) -> Result<Info, Error> {
+        self.call(call::info())
+    }
+
+    /// Returns the daemon's counters and gauges: `daemon` for itself, `storages` by name.
+    ///
+    /// # Errors
+    /// As every request; see [`Caller`].
+    pub fn stats(&self) -> Result<serde_json::Value, Error> {
+        self.call(call::stats())
+    }
+
+    /// Brings everything that was answered, in all storages, into DuckDB. Returns how many records that
+    /// were. Waits as long as it takes.
+    ///
+    /// # Errors
+    /// As every request; see [`Caller`].
+    pub fn flush(&self) -> Result<u64, Error> {
+        self.call(call::flush(None))
+    }
+
+    /// Sends any request of the protocol and returns the whole reply.
+    ///
+    /// # Errors
+    /// As every request; see [`Caller`].
+    pub fn request(&self, request: &Request<'_>) -> Result<Reply, Error> {
+        self.call(call::request(request))
+    }
+
+    /// The socket of the present connection.
+    pub fn socket(&self) -> Option<Socket> {
+        let wire = self.inner.wire.lock().unwrap_or_else(PoisonError::into_inner);
+        wire.as_ref().map(|wire| wire.socket.clone())
+    }
+}
+
+impl sealed::Sealed for Client {}
+
+impl Caller for Client {
+    type Answer<T: Send + 'static> = Result<T, Error>;
+
+    fn call<T: Send + 'static>(&self, call: Call<T>) -> Result<T, Error> {
+        let line = call.line?;
+        let limit = self.inner.options.request_timeout.filter(|_| call.bounded);
+        let reply = self.inner.talk(|wire| {
+            let deadline = Deadline::after(limit);
+            wire.send(&line, deadline)?;
+            wire.receive(deadline).map_err(Broken::Midway)
+        })?;
+        (call.decode)(&reply)
+    }
+
+    fn call_each<T: Send + 'static>(&self, calls: Vec<Call<T>>) -> Result<Vec<Result<T, Error>>, Error> {
+        let lines: Vec<&[u8]> = calls.iter().filter_map(|call| call.line.as_deref().ok()).collect();
+        let limit = self.inner.options.request_timeout;
+        let replies = self.inner.talk(|wire| wire.pipeline(&lines, limit))?;
+        let mut replies = replies.into_iter();
+        let mut next = || replies.next().unwrap_or_else(|| Err(Error::disconnected("a reply is missing")));
+        Ok(calls
+            .into_iter()
+            .map(|call| match call.line {
+                Ok(_) => next().and_then(|reply| (call.decode)(&reply)),
+                Err(error) => Err(error),
+            })
+            .collect())
+    }
+}
+
+/// A conversation that did not come to its end.
+enum Broken {
+    /// Not a byte was taken from us: the same may be tried on a new connection.
+    NothingSent(Error),
+    Midway(Error),
+}
+
+impl Inner {
+    /// Talks on the present connection, or on a new one where there is none, or where the old one turns
+    /// out to be dead before it took anything.
+    fn talk<R>(&self, mut say: impl FnMut(&mut Wire) -> Result<R, Broken>) -> Result<R, Error> {
+        let mut slot = self.wire.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = slot.take();
+        let reused = old.is_some();
+        let mut wire = match old {
+            Some(wire) => wire,
+            None => Wire::open(&self.options)?,
+        };
+        let mut outcome = say(&mut wire);
+        if let (true, Err(Broken::NothingSent(_))) = (reused, &outcome) {
+            wire = Wire::open(&self.options)?;
+            outcome = say(&mut wire);
+        }
+        if !wire.broken {
+            *slot = Some(wire);
+        }
+        outcome.map_err(|(Broken::NothingSent(error) | Broken::Midway(error))| error)
+    }
+}
+
+/// The end of the time allowed.
+#[derive(Clone, Copy)]
+struct Deadline {
+    end: Option<(Instant, Duration)>,
+}
+
+impl Deadline {
+    fn after(limit: Option<Duration>) -> Self {
+        Self { end: limit.map(|limit| (Instant::now() + limit, limit)) }
+    }
+
+    /// What is left, `None` for all the time in the world.
+    fn left(self) -> Result<Option<Duration>, Error> {
+        let Some((at, after)) = self.end else { return Ok(None) };
+        let left = at.saturating_duration_since(Instant::now());
+        // A socket takes a timeout of zero for none at all.
+        if left.is_zero() { Err(Error::Timeout { after }) } else { Ok(Some(left)) }
+    }
+
+    fn error(self, error: &io::Error) -> Error {
+        match (error.kind(), self.end) {
+            (io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut, Some((_, after))) => {
+                Error::Timeout { after }
+            }
+            _ => Error::disconnected(error),
+        }
+    }
+}
+
+/// One connection.
+struct Wire {
+    stream: UnixStream,
+    socket: Socket,
+    lines: LineBuffer,
+    /// A reply may still come for a request that was given up, or none will come any more.
+    broken: bool,
+}
+
+impl Wire {
+    fn open(options: &ConnectOptions) -> Result<Self, Error> {
+        let sockets = options.sockets();
+        let deadline = Instant::now() + options.connect_timeout;
+        let (stream, socket) = loop {
+            match open_first(&sockets)? {
+                Some(opened) => break opened,
+                None if Instant::now() >= deadline => return Err(too_busy(&sockets)),
+                None => thread::sleep(RETRY_PAUSE),
+            }
+        };
+        stream.set_nonblocking(false).map_err(|error| Error::connect(socket, error))?;
+        let lines = LineBuffer::new(options.max_reply_bytes);
+        Ok(Self { stream, socket: socket.clone(), lines, broken: false })
+    }
+
+    fn send(&mut self, bytes: &[u8], deadline: Deadline) -> Result<(), Broken> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match self.write_some(rest, deadline) {
+                Ok(count) => rest = &rest[count..],
+                Err(error) => {
+                    self.broken = true;
+                    let untouched = rest.len() == bytes.len();
+                    return Err(match self.last_words() {
+                        Some(words) => Broken::Midway(words),
+                        None if untouched => Broken::NothingSent(error),
+                        None => Broken::Midway(error),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write_some(&mut self, bytes: &[u8], deadline: Deadline) -> Result<usize, Error> {
+        self.stream.set_write_timeout(deadline.left()?).map_err(Error::disconnected)?;
+        loop {
+            match self.stream.write(bytes) {
+                Ok(0) => return Err(Error::disconnected("the daemon takes no more")),
+                Ok(count) => return Ok(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(deadline.error(&error)),
+            }
+        }
+    }
+
+    /// Why the daemon hung up, where it said so before.
+    fn last_words(&mut self) -> Option<Error> {
+        let line = self.receive(Deadline::after(Some(LAST_WORDS)));
+        line.err().filter(|error| matches!(error, Error::Daemon(_)))
+    }
+
+    /// The next reply line.
+    fn receive(&mut self, deadline: Deadline) -> Result<Vec<u8>, Error> {
+        let received = self.receive_line(deadline);
+        if !matches!(received, Ok(_) | Err(Error::Protocol(_))) {
+            self.broken = true;
+        }
+        received
+    }
+
+    fn receive_line(&mut self, deadline: Deadline) -> Result<Vec<u8>, Error> {
+        loop {
+            if let Some((line, next)) = self.lines.peek(0) {
+                let received = match line {
+                    Line::TooLong => Err(Error::Protocol("it is longer than max_reply_bytes".to_owned())),
+                    Line::Bytes(line) if reply::closes_connection(line) => {
+                        Err(reply::check(line).err().unwrap_or_else(|| Error::disconnected("refused")))
+                    }
+                    Line::Bytes(line) => Ok(line.to_vec()),
+                };
+                self.lines.consume(next);
+                return received;
+            }
+            // Tells the buffer that everything in it has been looked at.
+            self.lines.consume(0);
+            self.stream.set_read_timeout(deadline.left()?).map_err(Error::disconnected)?;
+            match self.stream.read(self.lines.space()) {
+                Ok(0) => return Err(Error::disconnected("the daemon closed it")),
+                Ok(count) => self.lines.fill(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(deadline.error(&error)),
+            }
+        }
+    }
+
+    /// Sends all lines, reading replies on the way. Once the connection breaks, every line without a
+    /// reply gets that error; none of them is tried again, because that could change their order.
+    fn pipeline(
+        &mut self,
+        lines: &[&[u8]],
+        limit: Option<Duration>,
+    ) -> Result<Vec<Result<Vec<u8>, Error>>, Broken> {
+        let mut replies = Vec::with_capacity(lines.len());
+        let mut sent = 0;
+        loop {
+            let window = window(&lines[sent..]);
+            match self.send(&window.concat(), Deadline::after(limit)) {
+                Ok(()) => {}
+                Err(Broken::NothingSent(error)) if sent == 0 => return Err(Broken::NothingSent(error)),
+                Err(Broken::NothingSent(error) | Broken::Midway(error)) => {
+                    replies.resize_with(lines.len(), || Err(error.clone()));
+                    return Ok(replies);
+                }
+            }
+            // The replies of the window before; this one's are on their way meanwhile.
+            while replies.len() < sent {
+                let reply = self.receive(Deadline::after(limit));
+                if let (true, Err(error)) = (self.broken, &reply) {
+                    let error = error.clone();
+                    replies.resize_with(lines.len(), || Err(error.clone()));
+                    return Ok(replies);
+                }
+                replies.push(reply);
+            }
+            if window.is_empty() {
+                return Ok(replies);
+            }
+            sent += window.len();
+        }
+    }
+}
+
+/// As many of the lines as are written at once.
+fn window<'l, 'b>(lines: &'l [&'b [u8]]) -> &'l [&'b [u8]] {
+    let mut bytes = 0;
+    let fitting = lines.iter().take(WINDOW_REQUESTS).take_while(|line| {
+        let fits = bytes == 0 || bytes + line.len() <= WINDOW_BYTES;
+        bytes += line.len();
+        fits
+    });
+    &lines[..fitting.count()]
+}

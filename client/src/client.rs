@@ -1,0 +1,275 @@
+//! The async client.
+//!
+//! Invariant: a request is sent at most once. Where it is certain that nothing of it was sent, because
+//! the connection had ended before, it goes over a new one; in every other case the caller decides.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use fastpersist_protocol::request::Request;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, oneshot};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::call::{self, Call, Caller, sealed};
+use crate::connection::{Connection, Outcome};
+use crate::error::Error;
+use crate::options::ConnectOptions;
+use crate::outcome::Info;
+use crate::reply::Reply;
+use crate::socket::{RETRY_PAUSE, Socket, open_first, too_busy};
+use crate::storage::{CollectionStorage, DatedStorage};
+
+/// An async client: many requests at the same time on one connection.
+///
+/// It needs a tokio runtime with I/O and time. Clones are cheap and share the connection; a program
+/// needs one client, however many tasks it has. Requests that are under way together travel together,
+/// and the daemon makes them durable together, so many tasks with a client each in common are fast.
+///
+/// When the connection breaks, the requests on it fail with [`Error::Disconnected`], and the next
+/// request connects again. Dropping an answer's future does not take back a request that is sent.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), fastpersist_client::Error> {
+/// use fastpersist_client::Client;
+///
+/// let client = Client::connect_default().await?;
+/// let jobs = client.dated("jobs");
+/// let stored = jobs
+///     .store("task_1", &serde_json::json!({"value": 100, "status": "running"}))
+///     .process_name("worker1")
+///     .send()
+///     .await?;
+/// println!("stored as {}", stored.seq);
+///
+/// if let Some(record) = jobs.get_key_process("task_1", Some("worker1")).await? {
+///     println!("{} is {:?}: {}", record.key, record.status, record.data_json());
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: ConnectOptions,
+    permits: Arc<Semaphore>,
+    current: Mutex<Option<Arc<Connection>>>,
+    /// Held while connecting, so that many requests after a break make one connection.
+    connecting: AsyncMutex<()>,
+    socket: Mutex<Option<Socket>>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("options", &self.inner.options).finish_non_exhaustive()
+    }
+}
+
+/// The future of an answer. Nothing is sent before it is first polled.
+#[must_use = "futures do nothing unless they are awaited"]
+pub struct Answer<T> {
+    future: Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>,
+}
+
+impl<T> fmt::Debug for Answer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").finish_non_exhaustive()
+    }
+}
+
+impl<T> Future for Answer<T> {
+    type Output = Result<T, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.future.as_mut().poll(context)
+    }
+}
+
+impl Client {
+    /// Connects to the daemon.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] when nobody listens or the socket may not be opened.
+    pub async fn connect(options: ConnectOptions) -> Result<Self, Error> {
+        let inner = Inner {
+            permits: Arc::new(Semaphore::new(options.max_in_flight)),
+            options,
+            current: Mutex::new(None),
+            connecting: AsyncMutex::new(()),
+            socket: Mutex::new(None),
+        };
+        inner.connection().await?;
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Connects with default options: to the socket of `FASTPERSIST_SOCKET`, else to that of the host's
+    /// daemon, else to that of the user's own.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn connect_default() -> Result<Self, Error> {
+        Self::connect(ConnectOptions::default()).await
+    }
+
+    /// A handle of a dated storage.
+    pub fn dated(&self, storage: &str) -> DatedStorage<Self> {
+        DatedStorage::new(self.clone(), storage)
+    }
+
+    /// A handle of a collection storage.
+    pub fn collection(&self, storage: &str) -> CollectionStorage<Self> {
+        CollectionStorage::new(self.clone(), storage)
+    }
+
+    /// A sign of life. Errors as every request; see [`Caller`].
+    pub fn ping(&self) -> Answer<()> {
+        self.call(call::ping())
+    }
+
+    /// Returns who the daemon is and which storages it has.
+    pub fn info(&self) -> Answer<Info> {
+        self.call(call::info())
+    }
+
+    /// Returns the daemon's counters and gauges: `daemon` for itself, `storages` by name.
+    pub fn stats(&self) -> Answer<serde_json::Value> {
+        self.call(call::stats())
+    }
+
+    /// Brings everything that was answered, in all storages, into DuckDB. Returns how many records that
+    /// were. Waits as long as it takes.
+    pub fn flush(&self) -> Answer<u64> {
+        self.call(call::flush(None))
+    }
+
+    /// Sends any request of the protocol and returns the whole reply.
+    pub fn request(&self, request: &Request<'_>) -> Answer<Reply> {
+        self.call(call::request(request))
+    }
+
+    /// The socket of the last connection.
+    pub fn socket(&self) -> Option<Socket> {
+        self.inner.socket.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl sealed::Sealed for Client {}
+
+impl Caller for Client {
+    type Answer<T: Send + 'static> = Answer<T>;
+
+    fn call<T: Send + 'static>(&self, call: Call<T>) -> Answer<T> {
+        let inner = Arc::clone(&self.inner);
+        Answer { future: Box::pin(async move { inner.run(call).await }) }
+    }
+
+    fn call_each<T: Send + 'static>(&self, calls: Vec<Call<T>>) -> Answer<Vec<Result<T, Error>>> {
+        let inner = Arc::clone(&self.inner);
+        Answer { future: Box::pin(async move { Ok(inner.run_each(calls).await) }) }
+    }
+}
+
+impl Inner {
+    async fn run<T>(&self, call: Call<T>) -> Result<T, Error> {
+        let line = call.line?;
+        let limit = self.options.request_timeout.filter(|_| call.bounded);
+        let reply = within(limit, self.exchange(&line)).await?;
+        (call.decode)(&reply)
+    }
+
+    async fn exchange(&self, line: &[u8]) -> Outcome {
+        let (_connection, answer) = self.submit(line).await?;
+        answer.await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    /// Sends all before it waits for the first, so that they travel together.
+    async fn run_each<T>(&self, calls: Vec<Call<T>>) -> Vec<Result<T, Error>> {
+        let limit = self.options.request_timeout;
+        let mut sent = Vec::with_capacity(calls.len());
+        for call in calls {
+            let submitted = match call.line {
+                Ok(line) => within(limit, self.submit(&line)).await,
+                Err(error) => Err(error),
+            };
+            sent.push((submitted, call.decode));
+        }
+        let mut results = Vec::with_capacity(sent.len());
+        for (submitted, decode) in sent {
+            let reply = match submitted {
+                Ok((_connection, answer)) => {
+                    within(limit, async { answer.await.unwrap_or_else(|_| Err(lost())) }).await
+                }
+                Err(error) => Err(error),
+            };
+            results.push(reply.and_then(|reply| decode(&reply)));
+        }
+        results
+    }
+
+    /// Puts a line on a connection, a new one where the present one has ended. The connection is
+    /// returned too, because it lives as long as somebody holds it.
+    async fn submit(&self, line: &[u8]) -> Result<(Arc<Connection>, oneshot::Receiver<Outcome>), Error> {
+        // The semaphore is never closed.
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| lost())?;
+        let connection = self.connection().await?;
+        let (ended, permit) = match connection.submit(line, permit) {
+            Ok(answer) => return Ok((connection, answer)),
+            Err((_, permit)) => (connection, permit),
+        };
+        // It ended between the two lines above. A second time it is the daemon that refuses.
+        drop(ended);
+        let connection = self.connection().await?;
+        match connection.submit(line, permit) {
+            Ok(answer) => Ok((connection, answer)),
+            Err((end, _)) => Err(end),
+        }
+    }
+
+    fn living(&self) -> Option<Arc<Connection>> {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.as_ref().filter(|connection| !connection.has_ended()).cloned()
+    }
+
+    async fn connection(&self) -> Result<Arc<Connection>, Error> {
+        if let Some(connection) = self.living() {
+            return Ok(connection);
+        }
+        let _guard = self.connecting.lock().await;
+        if let Some(connection) = self.living() {
+            return Ok(connection);
+        }
+        let sockets = self.options.sockets();
+        let deadline = Instant::now() + self.options.connect_timeout;
+        let (stream, socket) = loop {
+            match open_first(&sockets)? {
+                Some(opened) => break opened,
+                None if Instant::now() >= deadline => return Err(too_busy(&sockets)),
+                None => sleep(RETRY_PAUSE).await,
+            }
+        };
+        let started = Connection::start(stream, self.options.max_reply_bytes);
+        let connection = Arc::new(started.map_err(|error| Error::connect(socket, error))?);
+        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket.clone());
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&connection));
+        Ok(connection)
+    }
+}
+
+fn lost() -> Error {
+    Error::disconnected("the client's runtime stopped")
+}
+
+async fn within<T>(
+    limit: Option<Duration>,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    match limit {
+        None => work.await,
+        Some(after) => timeout(after, work).await.unwrap_or(Err(Error::Timeout { after })),
+    }
+}

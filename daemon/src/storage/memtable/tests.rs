@@ -1,0 +1,248 @@
+use fastpersist_protocol::time::Timestamp;
+
+use super::super::record::Columns;
+use super::*;
+
+fn record(seq: u64, key: &str, process: Option<&str>, deleted: bool) -> Record {
+    Record::new(&Columns {
+        key,
+        names: Names::Dated { process_name: process },
+        data: if deleted { "" } else { r#"{"n":1}"# },
+        value: None,
+        timestamp: None,
+        status: None,
+        status_int: None,
+        username: None,
+        updated_at: Timestamp::from_micros(0).expect("in range"),
+        seq,
+        deleted,
+    })
+}
+
+fn store(table: &mut Memtable, seq: u64, key: &str, process: Option<&str>) {
+    table.publish(Arc::new(record(seq, key, process, false)));
+}
+
+fn delete(table: &mut Memtable, seq: u64, key: &str, process: Option<&str>) {
+    table.publish(Arc::new(record(seq, key, process, true)));
+}
+
+fn seq_of(table: &Memtable, key: &str, process: Option<&str>) -> Known<u64> {
+    match table.get(key, Names::Dated { process_name: process }) {
+        Known::Live(record) => Known::Live(record.seq()),
+        Known::Absent => Known::Absent,
+        Known::Cold => Known::Cold,
+    }
+}
+
+fn seqs_of_key(table: &Memtable, key: &str) -> Vec<u64> {
+    let mut seqs = Vec::new();
+    table.visit_key(key, |record| seqs.push(record.seq()));
+    seqs
+}
+
+fn keys(table: &Memtable, prefix: &str, after: Option<&str>) -> Vec<String> {
+    let mut keys = Vec::new();
+    table.visit_keys(prefix, after, |key| {
+        keys.push(key.to_owned());
+        true
+    });
+    keys
+}
+
+/// Takes what is pending as rows of (seq, writes, reset).
+fn taken(table: &mut Memtable) -> (Unflushed, Vec<(u64, u32, bool)>) {
+    let unflushed = table.take_unflushed();
+    let Unflushed::Latest(rows) = &unflushed else { panic!("a dated table") };
+    let rows = rows.iter().map(|row| (row.record.seq(), row.writes, row.reset)).collect();
+    (unflushed, rows)
+}
+
+#[test]
+fn the_newest_write_is_what_reads_see() {
+    let mut table = Memtable::new(Model::Dated, true);
+    assert_eq!(seq_of(&table, "k", None), Known::Absent);
+    store(&mut table, 1, "k", Some("b"));
+    store(&mut table, 2, "k", None);
+    store(&mut table, 3, "k", Some("a"));
+    store(&mut table, 4, "k", Some("b"));
+    assert_eq!(seq_of(&table, "k", Some("b")), Known::Live(4));
+    assert_eq!(seqs_of_key(&table, "k"), [2, 3, 4], "sorted by name, null first");
+    delete(&mut table, 5, "k", Some("a"));
+    assert_eq!(seqs_of_key(&table, "k"), [2, 4]);
+    assert_eq!(table.live_count(), 2);
+}
+
+#[test]
+fn keys_are_sorted_by_bytes_and_only_those_with_live_records() {
+    let mut table = Memtable::new(Model::Dated, true);
+    for (seq, key) in (1..).zip(["b", "a", "é", "Z", "ab"]) {
+        store(&mut table, seq, key, None);
+    }
+    delete(&mut table, 6, "b", None);
+    assert_eq!(keys(&table, "", None), ["Z", "a", "ab", "é"]);
+    assert_eq!(keys(&table, "a", None), ["a", "ab"]);
+    assert_eq!(keys(&table, "a", Some("a")), ["ab"]);
+    assert_eq!(keys(&table, "a", Some("A")), ["a", "ab"], "after stands before the prefix");
+    assert_eq!(keys(&table, "", Some("é")), [""; 0]);
+}
+
+#[test]
+fn an_address_is_pending_once_with_its_number_of_writes() {
+    let mut table = Memtable::new(Model::Dated, true);
+    store(&mut table, 1, "k", None);
+    store(&mut table, 2, "k", None);
+    store(&mut table, 3, "other", None);
+    let bytes = table.pending_bytes();
+    assert_eq!(taken(&mut table).1, [(2, 2, false), (3, 1, false)]);
+    assert!(bytes > 0 && table.pending_bytes() == 0);
+    delete(&mut table, 4, "k", None);
+    store(&mut table, 5, "k", None);
+    assert_eq!(taken(&mut table).1, [(5, 1, true)], "versions count anew after a deletion");
+    assert_eq!(taken(&mut table).1, []);
+}
+
+#[test]
+fn a_failed_flush_is_merged_with_what_came_since() {
+    let mut table = Memtable::new(Model::Dated, true);
+    store(&mut table, 1, "a", None);
+    store(&mut table, 2, "b", None);
+    store(&mut table, 3, "c", None);
+    let (unflushed, _) = taken(&mut table);
+    store(&mut table, 4, "a", None);
+    delete(&mut table, 5, "b", None);
+    table.restore(unflushed);
+    let mut rows = taken(&mut table).1;
+    rows.sort_unstable();
+    assert_eq!(rows, [(3, 1, false), (4, 2, false), (5, 0, true)]);
+}
+
+#[test]
+fn a_failed_flush_of_a_history_keeps_its_order() {
+    let mut table = Memtable::new(Model::Collection, true);
+    let write = |table: &mut Memtable, seq| {
+        let base = record(seq, "k", None, false);
+        let names = Names::Collection { collection_name: "c", item_name: "i" };
+        table.publish(Arc::new(Record::new(&Columns { names, ..base.columns() })));
+    };
+    write(&mut table, 1);
+    write(&mut table, 2);
+    let unflushed = table.take_unflushed();
+    write(&mut table, 3);
+    table.restore(unflushed);
+    let Unflushed::History(records) = table.take_unflushed() else { panic!("a collection table") };
+    assert_eq!(records.iter().map(|record| record.seq()).collect::<Vec<_>>(), [1, 2, 3]);
+}
+
+#[test]
+fn a_tombstone_goes_when_it_is_flushed_unless_the_address_lives_again() {
+    let mut table = Memtable::new(Model::Dated, true);
+    for (seq, key) in [(1, "a"), (2, "b")] {
+        store(&mut table, seq, key, None);
+    }
+    delete(&mut table, 3, "a", None);
+    delete(&mut table, 4, "b", None);
+    let (unflushed, _) = taken(&mut table);
+    store(&mut table, 5, "b", None);
+    assert_eq!(table.overrides("a", Names::Dated { process_name: None }), Some(false));
+    table.flushed(&unflushed);
+    assert_eq!(table.overrides("a", Names::Dated { process_name: None }), None);
+    assert_eq!(seq_of(&table, "b", None), Known::Live(5));
+    assert_eq!((keys(&table, "", None), table.live_count()), (vec!["b".to_owned()], 1));
+}
+
+#[test]
+fn a_cold_table_knows_what_it_does_not_know() {
+    let mut table = Memtable::new(Model::Dated, false);
+    assert_eq!(seq_of(&table, "k", None), Known::Cold);
+    store(&mut table, 11, "k", Some("new"));
+    assert_eq!(seq_of(&table, "k", Some("new")), Known::Live(11));
+    assert_eq!(seq_of(&table, "k", Some("old")), Known::Cold);
+    assert_eq!(table.visit_key("k", |_| ()), Known::Cold);
+    let rows = vec![record(3, "k", Some("old"), false), record(2, "k", Some("new"), false)];
+    assert!(table.load_key("k", rows, table.epoch(), false));
+    assert_eq!(seqs_of_key(&table, "k"), [11, 3], "what is in memory is newer");
+    assert_eq!(seq_of(&table, "k", None), Known::Absent, "the key is loaded now");
+    assert_eq!(seq_of(&table, "other", None), Known::Cold);
+}
+
+#[test]
+fn rows_that_were_read_before_a_flush_are_not_taken_in() {
+    let mut table = Memtable::new(Model::Dated, false);
+    let epoch = table.epoch();
+    delete(&mut table, 12, "k", None);
+    let (unflushed, _) = taken(&mut table);
+    table.flushed(&unflushed);
+    // The row that the reader saw is deleted by now, and the tombstone is gone.
+    assert!(!table.load_key("k", vec![record(3, "k", None, false)], epoch, false));
+    assert_eq!(seq_of(&table, "k", None), Known::Cold);
+}
+
+#[test]
+fn absence_is_noted_for_writers_and_costs_nothing_for_readers() {
+    let mut table = Memtable::new(Model::Dated, false);
+    assert!(table.load_key("k", Vec::new(), table.epoch(), false));
+    assert_eq!((seq_of(&table, "k", None), table.bytes()), (Known::Cold, 0));
+    assert!(table.load_key("k", Vec::new(), table.epoch(), true));
+    assert_eq!(seq_of(&table, "k", None), Known::Absent);
+    table.evict(1, 0, None);
+    assert_eq!((seq_of(&table, "k", None), table.bytes()), (Known::Cold, 0));
+}
+
+#[test]
+fn filling_the_whole_table_brings_back_nothing_that_was_deleted() {
+    let mut table = Memtable::new(Model::Dated, false);
+    table.begin_filling();
+    delete(&mut table, 12, "k", None);
+    let (unflushed, _) = taken(&mut table);
+    table.flushed(&unflushed);
+    table.fill(vec![record(3, "k", None, false), record(4, "other", None, false)]);
+    table.end_filling(true);
+    assert_eq!(seq_of(&table, "k", None), Known::Absent);
+    assert_eq!(seq_of(&table, "other", None), Known::Live(4));
+    assert_eq!((keys(&table, "", None), table.live_count()), (vec!["other".to_owned()], 1));
+}
+
+#[test]
+fn only_flushed_keys_are_given_back_and_what_is_left_is_counted_right() {
+    let mut table = Memtable::new(Model::Dated, true);
+    for seq in 1..=100 {
+        store(&mut table, seq, &format!("k{seq:03}"), None);
+    }
+    let (unflushed, _) = taken(&mut table);
+    table.flushed(&unflushed);
+    store(&mut table, 101, "k050", None);
+    let before = table.bytes();
+    table.evict(before / 2, 100, Some("k060"));
+    assert!(table.bytes() <= before / 2);
+    assert!(!table.is_complete());
+    table.evict(1, 100, Some("k060"));
+    assert_eq!(keys(&table, "", None), ["k050", "k060"], "unflushed and spared");
+    assert_eq!(table.live_count(), 2);
+    assert_eq!(seq_of(&table, "k001", None), Known::Cold);
+    table.evict(1, 101, None);
+    assert_eq!((table.bytes(), table.live_count()), (0, 0));
+}
+
+#[test]
+fn thousands_of_records_under_one_key_stay_sorted() {
+    let mut table = Memtable::new(Model::Dated, true);
+    for seq in 1..=3000u64 {
+        store(&mut table, seq, "k", Some(&format!("{:04}", seq * 7919 % 3001)));
+    }
+    let mut names = Vec::new();
+    table.visit_key("k", |record| {
+        if let Names::Dated { process_name: Some(name) } = record.names() {
+            names.push(name.to_owned());
+        }
+    });
+    assert_eq!(names.len(), 3000);
+    assert!(names.is_sorted());
+    for seq in 3001..=6000u64 {
+        delete(&mut table, seq, "k", Some(&format!("{:04}", (seq - 3000) * 7919 % 3001)));
+    }
+    assert_eq!(table.live_count(), 0);
+    let (unflushed, _) = taken(&mut table);
+    table.flushed(&unflushed);
+    assert_eq!((table.bytes(), keys(&table, "", None).len()), (0, 0));
+}

@@ -1,0 +1,114 @@
+//! Processes of our own: the test binary started again in another role, possibly as another user.
+//!
+//! Threads would not do: the daemon counts connections by uid, and the promise is one about many processes.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use serde_json::Value;
+
+use super::{Conn, Site};
+
+const ROLE: &str = "FASTPERSIST_TEST_ROLE";
+const SOCKET: &str = "FASTPERSIST_TEST_SOCKET";
+/// Marks our lines among those that the test runner prints.
+const MARK: &str = "answer:";
+/// `nobody` and `nogroup`, which every Linux has.
+pub(crate) const NOBODY: u32 = 65_534;
+
+/// The test binary in the role of `role`. Its further orders come by environment and stdin.
+pub(crate) fn command(exe: &Path, role: &str, socket: &str) -> Command {
+    let mut command = Command::new(exe);
+    command.args(["--exact", "harness::child::play", "--ignored", "--nocapture"]);
+    command.env(ROLE, role).env(SOCKET, socket);
+    command
+}
+
+/// The stage of the other processes: does nothing unless it was started by `command`.
+#[test]
+#[ignore = "other tests start it in a process of its own"]
+fn play() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let socket = std::env::var(SOCKET).expect("the socket");
+    match role.as_str() {
+        "relay" => relay(&socket),
+        "kill-writer" => crate::kill_loop::writer::run(&socket),
+        other => panic!("no role {other}"),
+    }
+}
+
+/// Passes lines on to the daemon and its answers back; an empty one says that the daemon has closed.
+fn relay(socket: &str) {
+    let mut conn = Conn::try_connect(socket).ok();
+    for line in std::io::stdin().lines() {
+        let line = line.expect("read stdin");
+        let answer = conn.as_mut().and_then(|conn| {
+            // A daemon that refuses a connection says so before it has read anything.
+            let _ = conn.stream().write_all(format!("{line}\n").as_bytes());
+            conn.next()
+        });
+        println!("{MARK}{}", answer.unwrap_or_default());
+    }
+}
+
+/// A client that runs as `nobody`.
+pub(crate) struct Nobody {
+    child: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Nobody {
+    /// Starts it. Needs root.
+    pub(crate) fn connect(site: &Site) -> Self {
+        // The build's directory may be closed to others, so it runs from a copy.
+        let exe = site.path("client");
+        if !exe.exists() {
+            fs::copy(std::env::current_exe().expect("the test binary"), &exe).expect("copy the test binary");
+            fs::set_permissions(&exe, fs::Permissions::from_mode(0o755)).expect("make it executable");
+        }
+        let mut command = command(&exe, "relay", site.socket());
+        command.uid(NOBODY).gid(NOBODY).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("start a client as nobody");
+        let orders = child.stdin.take().expect("its stdin");
+        let answers = BufReader::new(child.stdout.take().expect("its stdout"));
+        Self { child, orders, answers }
+    }
+
+    /// The answer to one request; `None` where the daemon has closed the connection without one.
+    pub(crate) fn ask(&mut self, line: &Value) -> Option<Value> {
+        writeln!(self.orders, "{line}").expect("write to the client");
+        loop {
+            let mut printed = String::new();
+            let read = self.answers.read_line(&mut printed).expect("read from the client");
+            assert_ne!(read, 0, "the client ended without an answer to {line}");
+            if let Some((_, answer)) = printed.trim_end().split_once(MARK) {
+                return (!answer.is_empty())
+                    .then(|| serde_json::from_str(answer).expect("an answer in JSON"));
+            }
+        }
+    }
+
+    /// The code of the refusal that `line` gets, or "ok".
+    pub(crate) fn verdict(&mut self, line: &Value) -> String {
+        let answer = self.ask(line).unwrap_or_else(|| panic!("no answer to {line}"));
+        if answer["ok"] == true {
+            "ok".to_owned()
+        } else {
+            answer["error"]["code"].as_str().unwrap_or("none").to_owned()
+        }
+    }
+}
+
+impl Drop for Nobody {
+    fn drop(&mut self) {
+        // Fails only for a child that has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,27 @@
+//! Random moments and sizes, from a seed that a failing test can print.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// An xorshift generator: enough to vary a test, and one number repeats its choices.
+pub(crate) struct Random(u64);
+
+impl Random {
+    /// Seeded from the clock, or from `FASTPERSIST_SEED`; printed, so that the output of a failure has it.
+    pub(crate) fn new() -> Self {
+        let clock = || {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
+            now.as_nanos() as u64
+        };
+        let seed = std::env::var("FASTPERSIST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(clock);
+        eprintln!("FASTPERSIST_SEED={seed}");
+        Self(seed | 1)
+    }
+
+    /// A number from `low` to `high`, both included.
+    pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        low + self.0 % (high - low + 1)
+    }
+}

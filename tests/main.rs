@@ -1,0 +1,54 @@
+//! What `fastpersistd` promises, tested from outside, line by line: the real program, a raw socket, kill -9, and
+//! readers that share no code with it. One module per promise.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+// DuckDB is a name and no code.
+#![allow(clippy::doc_markdown)]
+
+mod harness;
+
+// Talking: lines, answers, and what bad input gets.
+mod bad_input;
+mod bad_names;
+mod lines;
+
+// The two models and what a record holds.
+mod collection;
+mod data;
+mod dated;
+mod dates;
+mod extra_schema;
+mod special_fields;
+mod timestamps;
+mod value;
+
+// Writing and reading.
+mod batch;
+mod delete;
+mod durability;
+mod if_seq;
+mod keys;
+mod many_writers;
+
+// Bounds: what one client may cost the others.
+mod access;
+mod limits;
+mod slow_clients;
+
+// From memory to the disk, and what others read there.
+mod cache;
+mod disk_layout;
+mod flush;
+mod parquet;
+mod parquet_names;
+mod segments;
+
+// Starting, stopping, failing.
+mod command_line;
+mod configuration;
+mod damage;
+mod kill_loop;
+mod recovery;
+mod shutdown;
+mod torn_tail;
+mod two_daemons;
