@@ -1,10 +1,10 @@
-//! Roles: who may do what, by the uid behind the socket. The tests run as root and ask as `nobody`.
+//! Roles: who may do what, by the uid behind the socket. The tests run as root and ask as somebody else.
 
 use serde_json::{Value, json};
 
 use crate::harness::{
     Config, Daemon, Site,
-    child::{NOBODY, Nobody},
+    child::{STRANGER, Stranger},
     is_root,
 };
 
@@ -38,14 +38,14 @@ fn requests() -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// Asks everything as nobody; what `role` does not cover must be `forbidden`, and all else must work.
+/// Asks everything as another user; what `role` does not cover must be `forbidden`, and all else must work.
 fn assert_role(site: &Site, role: &str) {
     let rank =
         |role: &str| ["none", "reader", "writer", "admin"].iter().position(|name| *name == role).unwrap();
-    let mut nobody = Nobody::connect(site);
+    let mut stranger = Stranger::connect(site);
     for (least, request) in requests() {
         let expected = if rank(role) >= rank(least) { "ok" } else { "forbidden" };
-        assert_eq!(nobody.verdict(&request), expected, "as {role}: {request}");
+        assert_eq!(stranger.verdict(&request), expected, "as {role}: {request}");
     }
 }
 
@@ -80,13 +80,13 @@ fn access_is_given_by_uid_gid_user_or_group() {
     if !is_root() {
         return;
     }
-    let uid = format!("uid = {NOBODY}");
-    let gid = format!("gid = {NOBODY}");
+    let uid = format!("uid = {STRANGER}");
+    let gid = format!("gid = {STRANGER}");
     for (who, role) in [
         (uid.as_str(), "writer"),
         (gid.as_str(), "reader"),
-        ("user = \"nobody\"", "admin"),
-        ("group = \"nogroup\"", "writer"),
+        ("user = \"daemon\"", "admin"),
+        ("group = \"daemon\"", "writer"),
     ] {
         let (site, _daemon) = start(parquet().text(&format!("[[access]]\n{who}\nrole = \"{role}\"")));
         assert_role(&site, role);
@@ -107,9 +107,9 @@ fn access_may_be_to_some_storages_only() {
     if !is_root() {
         return;
     }
-    let access = format!("[[access]]\nuid = {NOBODY}\nrole = \"writer\"\nstorages = [\"jobs\"]");
+    let access = format!("[[access]]\nuid = {STRANGER}\nrole = \"writer\"\nstorages = [\"jobs\"]");
     let (site, _daemon) = start(Config::both().text(&access));
-    let mut nobody = Nobody::connect(&site);
+    let mut stranger = Stranger::connect(&site);
     let ask = |storage: &str| {
         [
             json!({"op": "store", "storage": storage, "key": "k", "data": {}}),
@@ -118,10 +118,10 @@ fn access_may_be_to_some_storages_only() {
         ]
     };
     for request in ask("jobs") {
-        assert_eq!(nobody.verdict(&request), "ok", "{request}");
+        assert_eq!(stranger.verdict(&request), "ok", "{request}");
     }
     for request in ask("settings") {
-        assert_eq!(nobody.verdict(&request), "forbidden", "{request}");
+        assert_eq!(stranger.verdict(&request), "forbidden", "{request}");
     }
 }
 
@@ -131,13 +131,29 @@ fn a_refusal_says_what_is_missing_and_the_connection_goes_on() {
         return;
     }
     let (site, _daemon) = start(Config::both().daemon("default_role = \"reader\""));
-    let mut nobody = Nobody::connect(&site);
+    let mut stranger = Stranger::connect(&site);
     let answer =
-        nobody.ask(&json!({"op": "store", "id": "x", "storage": "jobs", "key": "n", "data": {}})).unwrap();
+        stranger.ask(&json!({"op": "store", "id": "x", "storage": "jobs", "key": "n", "data": {}})).unwrap();
     assert_eq!(
         (&answer["id"], &answer["ok"], &answer["error"]["retryable"]),
         (&json!("x"), &json!(false), &json!(false))
     );
     assert!(answer["error"]["message"].as_str().unwrap().contains("writer"), "the role it takes: {answer}");
-    assert_eq!(nobody.verdict(&json!({"op": "get_key", "storage": "jobs", "key": "n"})), "ok");
+    assert_eq!(stranger.verdict(&json!({"op": "get_key", "storage": "jobs", "key": "n"})), "ok");
+}
+
+#[test]
+fn the_uid_that_stands_for_all_unknown_ones_gets_nothing_unless_it_is_named() {
+    if !is_root() {
+        return;
+    }
+    // 65534 is what the kernel shows for every user behind a namespace that it cannot map.
+    let overflow = 65_534;
+    let everyone = parquet().daemon("default_role = \"admin\"");
+    let named = parquet().text(&format!("[[access]]\nuid = {overflow}\nrole = \"reader\""));
+    for (config, expected) in [(everyone, "forbidden"), (named, "ok")] {
+        let (site, _daemon) = start(config);
+        let mut stranger = Stranger::connect_as(&site, overflow);
+        assert_eq!(stranger.verdict(&json!({"op": "keys", "storage": "jobs"})), expected);
+    }
 }

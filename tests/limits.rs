@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt};
 
 use serde_json::json;
 
-use crate::harness::{Config, Conn, Daemon, PATIENCE, Site, child::Nobody, is_root, wait_for};
+use crate::harness::{Config, Conn, Daemon, PATIENCE, Site, child::Stranger, is_root, wait_for};
 
 /// `count` connections that have been let in. Those of the harness, just closed, may still hold a place for a moment.
 fn fill(daemon: &Daemon, count: usize) -> Vec<Conn> {
@@ -53,8 +53,8 @@ fn max_connections_per_uid_turns_away_only_that_user() {
     let mut held = fill(&daemon, 4);
     turned_away(&daemon);
     if is_root() {
-        let mut nobody = Nobody::connect(&site);
-        assert_eq!(nobody.verdict(&json!({"op": "ping"})), "ok", "another user has places of its own");
+        let mut stranger = Stranger::connect(&site);
+        assert_eq!(stranger.verdict(&json!({"op": "ping"})), "ok", "another user has places of its own");
     }
     held[0].ok(json!({"op": "ping"}));
 }

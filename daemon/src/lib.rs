@@ -22,6 +22,7 @@ pub mod duck;
 pub mod export;
 pub mod latch;
 pub mod logging;
+pub mod memory;
 pub mod server;
 pub mod stats;
 pub mod storage;

@@ -17,6 +17,9 @@ const EPOCH_DAYS_FROM_CE: i32 = 719_163;
 pub struct Timestamp(i64);
 
 impl Timestamp {
+    /// 1970-01-01T00:00:00Z
+    pub const EPOCH: Self = Self(0);
+
     /// The instant this many microseconds after the epoch; `None` outside the years 1 to 9999.
     pub fn from_micros(micros: i64) -> Option<Self> {
         Date::from_epoch_days(micros.div_euclid(MICROS_PER_DAY)).map(|_| Self(micros))
@@ -26,7 +29,7 @@ impl Timestamp {
     pub fn now() -> Self {
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let micros = since_epoch.map_or(0, |d| d.as_micros() as i64);
-        Self::from_micros(micros).unwrap_or(Self(0))
+        Self::from_micros(micros).unwrap_or(Self::EPOCH)
     }
 
     /// Microseconds since the epoch.

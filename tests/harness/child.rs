@@ -18,8 +18,8 @@ const ROLE: &str = "FASTPERSIST_TEST_ROLE";
 const SOCKET: &str = "FASTPERSIST_TEST_SOCKET";
 /// Marks our lines among those that the test runner prints.
 const MARK: &str = "answer:";
-/// `nobody` and `nogroup`, which every Linux has.
-pub(crate) const NOBODY: u32 = 65_534;
+/// The user and group `daemon`, which every Linux has and which owns nothing.
+pub(crate) const STRANGER: u32 = 1;
 
 /// The test binary in the role of `role`. Its further orders come by environment and stdin.
 pub(crate) fn command(exe: &Path, role: &str, socket: &str) -> Command {
@@ -56,25 +56,33 @@ fn relay(socket: &str) {
     }
 }
 
-/// A client that runs as `nobody`.
-pub(crate) struct Nobody {
+/// A client that runs as another user.
+pub(crate) struct Stranger {
     child: Child,
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
 }
 
-impl Nobody {
-    /// Starts it. Needs root.
+impl Stranger {
+    /// Starts one as the user `daemon`. Needs root.
     pub(crate) fn connect(site: &Site) -> Self {
-        // The build's directory may be closed to others, so it runs from a copy.
+        Self::connect_as(site, STRANGER)
+    }
+
+    /// Starts one with this uid and gid. Needs root.
+    pub(crate) fn connect_as(site: &Site, id: u32) -> Self {
+        // The build's directory may be closed to others, so it runs from a copy. Not one that this process makes: a
+        // child that another test starts meanwhile would hold it open for writing, and nobody could run it.
         let exe = site.path("client");
         if !exe.exists() {
-            fs::copy(std::env::current_exe().expect("the test binary"), &exe).expect("copy the test binary");
+            let own = std::env::current_exe().expect("the test binary");
+            let copied = Command::new("cp").arg(own).arg(&exe).status().expect("run cp");
+            assert!(copied.success(), "copy the test binary: {copied}");
             fs::set_permissions(&exe, fs::Permissions::from_mode(0o755)).expect("make it executable");
         }
         let mut command = command(&exe, "relay", site.socket());
-        command.uid(NOBODY).gid(NOBODY).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("start a client as nobody");
+        command.uid(id).gid(id).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("start a client as another user");
         let orders = child.stdin.take().expect("its stdin");
         let answers = BufReader::new(child.stdout.take().expect("its stdout"));
         Self { child, orders, answers }
@@ -105,7 +113,7 @@ impl Nobody {
     }
 }
 
-impl Drop for Nobody {
+impl Drop for Stranger {
     fn drop(&mut self) {
         // Fails only for a child that has ended already.
         let _ = self.child.kill();

@@ -9,15 +9,13 @@
 //! nothing and report success; every row of a batch has a `seq` above the file's `flushed_seq`, so the new
 //! rows can be counted by it; the staging tables are always made from explicit column definitions.
 
-use std::sync::Arc;
-
 use duckdb::{Appender, Connection, params};
 
 use super::error::DuckError;
 use super::plan::{Addresses, Row};
 use super::rows::Rows;
 use super::schema::{Kind, Table};
-use super::stage::{self, Matches, expect};
+use super::stage::{self, Matches, Sought, expect};
 use super::store::{Shared, Store};
 use crate::storage::record::Record;
 
@@ -42,18 +40,40 @@ pub enum FlushRows {
     /// Dated: one row for each address that was written since the last flush.
     Latest(Vec<FlushRow>),
     /// Collection: every write since the last flush, in `seq` order.
-    History(Vec<Arc<Record>>),
+    History(Vec<FlushWrite>),
 }
 
 /// What happened to one address since the last flush.
 #[derive(Debug)]
 pub struct FlushRow {
     /// The newest write, which may be a deletion.
-    pub record: Arc<Record>,
+    pub record: Record,
     /// The writes since the last flush; since the last deletion among them where there was one.
     pub writes: u32,
     /// Whether a deletion was among them, so that the version starts again.
     pub reset: bool,
+    /// What the table has at its address.
+    pub present: Present,
+}
+
+/// One write to a collection.
+#[derive(Debug, Clone)]
+pub struct FlushWrite {
+    /// The write, which may be a deletion.
+    pub record: Record,
+    /// What the table of latest values has at its address, if this is the first write there in the batch.
+    pub present: Present,
+}
+
+/// What the caller knows of the row that a record replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Present {
+    /// Nothing.
+    Unknown,
+    /// There is none. This is believed.
+    None,
+    /// It has this `seq`. If it has not, the address is looked up.
+    Row(u64),
 }
 
 /// What a flush did.
@@ -127,7 +147,8 @@ impl Flush<'_> {
         if rows.iter().any(|row| row.record.seq() > through_seq) {
             return Err(misfit(table, "a record is newer than its through_seq"));
         }
-        let matches = self.find(table, rows.iter().map(|row| &*row.record))?;
+        let sought: Vec<_> = rows.iter().map(|row| (&row.record, row.present)).collect();
+        let matches = self.find(table, &sought)?;
         let inserted: Vec<_> = rows
             .iter()
             .zip(&matches.versions)
@@ -147,14 +168,14 @@ impl Flush<'_> {
     fn collection(
         &self,
         history: &Table,
-        records: &[Arc<Record>],
+        records: &[FlushWrite],
         through_seq: u64,
         done: &mut u64,
     ) -> Result<(), DuckError> {
         let latest = &self.shared.current;
         let records = newer(latest, records, latest.flushed_seq(), through_seq)?;
         let addresses = Addresses::new(records);
-        let matches = self.find(latest, addresses.newest())?;
+        let matches = self.find(latest, &addresses.sought())?;
         let (history_rows, latest_rows) = addresses.rows(matches.versions);
         // A crash between the two transactions leaves the history ahead; it then has the first of the rows.
         let already = history_rows.partition_point(|row| row.record.seq() <= history.flushed_seq());
@@ -170,30 +191,29 @@ impl Flush<'_> {
     fn catch_up(
         &self,
         history: &Table,
-        records: &[Arc<Record>],
+        records: &[FlushWrite],
         through_seq: u64,
         done: &mut u64,
     ) -> Result<(), DuckError> {
         let through_seq = through_seq.min(self.shared.current.flushed_seq());
-        let end = records.partition_point(|record| record.seq() <= through_seq);
+        let end = records.partition_point(|write| write.record.seq() <= through_seq);
         let records = newer(history, &records[..end], history.flushed_seq(), through_seq)?;
         let addresses = Addresses::new(records);
-        let matches = self.find(history, addresses.newest())?;
+        // What the caller knows is about the latest values, not about the history.
+        let sought = addresses.sought().into_iter().map(|(record, _)| (record, Present::Unknown));
+        let matches = self.find(history, &sought.collect::<Vec<_>>())?;
         let (rows, _) = addresses.rows(matches.versions);
         *done += self.write(history, &Change { rows: &rows, matched: 0, through_seq })?;
         Ok(())
     }
 
     /// The present rows of the records' addresses. An empty table has none, and is not asked.
-    fn find<'r>(
-        &self,
-        table: &Table,
-        records: impl ExactSizeIterator<Item = &'r Record>,
-    ) -> Result<Matches, DuckError> {
-        if records.len() == 0 || (table.kind != Kind::History && self.shared.row_count() == 0) {
-            return Ok(Matches { versions: vec![0; records.len()], rows: 0 });
+    fn find(&self, table: &Table, sought: &[Sought<'_>]) -> Result<Matches, DuckError> {
+        let empty = table.kind != Kind::History && self.shared.row_count() == 0;
+        if empty || sought.iter().all(|(_, present)| *present == Present::None) {
+            return Ok(Matches { versions: vec![0; sought.len()], rows: 0 });
         }
-        stage::find(self.conn, table, records)
+        stage::find(self.conn, table, sought)
     }
 
     fn set_row_count(&self, deleted: u64, inserted: usize) {
@@ -272,16 +292,16 @@ fn append_batch(appender: &mut Appender<'_>, rows: &mut Rows<'_>, table: &Table)
 /// The records above `flushed`, which must be in `seq` order and not above `through`.
 fn newer<'r>(
     table: &Table,
-    records: &'r [Arc<Record>],
+    records: &'r [FlushWrite],
     flushed: u64,
     through: u64,
-) -> Result<&'r [Arc<Record>], DuckError> {
-    if !records.is_sorted_by(|a, b| a.seq() < b.seq()) {
+) -> Result<&'r [FlushWrite], DuckError> {
+    if !records.is_sorted_by(|a, b| a.record.seq() < b.record.seq()) {
         return Err(misfit(table, "its records are not in seq order"));
     }
-    if records.last().is_some_and(|record| record.seq() > through) {
+    if records.last().is_some_and(|write| write.record.seq() > through) {
         return Err(misfit(table, "a record is newer than its through_seq"));
     }
-    let start = records.partition_point(|record| record.seq() <= flushed);
+    let start = records.partition_point(|write| write.record.seq() <= flushed);
     Ok(&records[start..])
 }

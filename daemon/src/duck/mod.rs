@@ -22,6 +22,6 @@ mod tests;
 
 pub use engine::{Engine, EngineSettings};
 pub use error::DuckError;
-pub use flush::{FlushBatch, FlushOutcome, FlushRow, FlushRows};
+pub use flush::{FlushBatch, FlushOutcome, FlushRow, FlushRows, FlushWrite, Present};
 pub use read::{OnPartition, OwnedNames, Reader};
 pub use store::{Files, Store};

@@ -1,19 +1,21 @@
 //! Which rows a table has already for the addresses of a flush.
 //!
-//! The addresses go into a temporary table and are joined with the store's table, which reads its name
-//! columns and its versions only.
+//! Where the caller knows that a table has nothing, it is not asked. Where the caller knows the `seq` of the
+//! row, that is looked up: zone maps make it cheap. Only for the rest the addresses go into a temporary
+//! table and are joined with the store's table, which reads its name columns and its versions only.
 //!
 //! Invariant: the staging tables are made from explicit column definitions (`CREATE TEMP TABLE … AS SELECT …
 //! LIMIT 0` is what an `INSERT` that lost every row began with), and what went in is counted.
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder, UInt32Array, UInt64Array};
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef, UInt32Type};
 use arrow::error::ArrowError;
 use duckdb::Connection;
 
 use super::error::DuckError;
+use super::flush::Present;
 use super::rows::{BATCH_ROWS, push_names};
 use super::schema::{Kind, Table};
 use crate::storage::record::Record;
@@ -26,25 +28,80 @@ pub(super) struct Matches {
     pub(super) rows: u64,
 }
 
+/// A record whose address is looked up, and what the caller knows about it.
+pub(super) type Sought<'r> = (&'r Record, Present);
+
 /// Looks the records' addresses up. The row ids stay true as long as nobody checkpoints or writes.
-pub(super) fn find<'r>(
-    conn: &Connection,
-    table: &Table,
-    records: impl ExactSizeIterator<Item = &'r Record>,
-) -> Result<Matches, DuckError> {
-    let addresses = records.len();
-    let failed = || table.failed("staging addresses");
-    let names = table.kind.name_columns();
-    let name_columns = names.join(" VARCHAR, ");
+pub(super) fn find(conn: &Connection, table: &Table, sought: &[Sought<'_>]) -> Result<Matches, DuckError> {
+    let numbered = || (0u32..).zip(sought);
+    let by_seq: Vec<_> = numbered()
+        .filter_map(|(index, (_, present))| match present {
+            Present::Row(seq) => Some((index, *seq)),
+            _ => None,
+        })
+        .collect();
+    let by_address = numbered().filter(|(_, (_, present))| *present == Present::Unknown);
+    let by_address: Vec<_> = by_address.map(|(index, (record, _))| (index, *record)).collect();
+    let mut matches = Matches { versions: vec![0; sought.len()], rows: 0 };
+    make_tables(conn, table)?;
+    if !by_seq.is_empty() && !find_by_seq(conn, table, &by_seq)? {
+        // The file is not as the caller remembers it; the addresses themselves tell the truth.
+        make_tables(conn, table)?;
+        let all: Vec<_> = numbered().map(|(index, (record, _))| (index, *record)).collect();
+        find_by_address(conn, table, &all)?;
+    } else if !by_address.is_empty() {
+        find_by_address(conn, table, &by_address)?;
+    }
+    matches.rows = read(conn, table, &mut matches.versions)?;
+    Ok(matches)
+}
+
+fn make_tables(conn: &Connection, table: &Table) -> Result<(), DuckError> {
+    let name_columns = table.kind.name_columns().join(" VARCHAR, ");
     conn.execute_batch(&format!(
         "CREATE OR REPLACE TEMP TABLE flush_addresses (idx UINTEGER, key VARCHAR, {name_columns} VARCHAR); \
+         CREATE OR REPLACE TEMP TABLE flush_seqs (idx UINTEGER, seq UBIGINT); \
          CREATE OR REPLACE TEMP TABLE flush_matched (idx UINTEGER, row_id BIGINT, version INTEGER)"
     ))
-    .map_err(failed())?;
-    append(conn, table, records)?;
+    .map_err(table.failed("staging addresses"))
+}
+
+/// Looks rows up by their place; answers whether each was found once.
+fn find_by_seq(conn: &Connection, table: &Table, sought: &[(u32, u64)]) -> Result<bool, DuckError> {
+    let failed = || table.failed("looking for present rows");
+    let arrow_failed = |source| DuckError::Arrow { file: table.file.clone(), source };
+    let fields = vec![Field::new("idx", DataType::UInt32, true), Field::new("seq", DataType::UInt64, true)];
+    let schema = Arc::new(Schema::new(fields));
+    let mut appender = conn.appender_to_catalog_and_db("flush_seqs", "temp", "main").map_err(failed())?;
+    for some in sought.chunks(BATCH_ROWS) {
+        let index: ArrayRef = Arc::new(UInt32Array::from_iter_values(some.iter().map(|(index, _)| *index)));
+        let seq: ArrayRef = Arc::new(UInt64Array::from_iter_values(some.iter().map(|(_, seq)| *seq)));
+        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![index, seq]).map_err(arrow_failed)?;
+        appender.append_record_batch(batch).map_err(failed())?;
+    }
+    appender.flush().map_err(failed())?;
+    let least = sought.iter().map(|(_, seq)| *seq).min().unwrap_or(0);
+    let most = sought.iter().map(|(_, seq)| *seq).max().unwrap_or(0);
+    let matched = conn
+        .execute(
+            &format!(
+                "INSERT INTO flush_matched SELECT s.idx, t.rowid, t.version \
+                 FROM flush_seqs s JOIN {} t ON t.seq = s.seq WHERE t.seq BETWEEN {least} AND {most}",
+                table.sql()
+            ),
+            [],
+        )
+        .map_err(failed())?;
+    Ok(matched == sought.len())
+}
+
+fn find_by_address(conn: &Connection, table: &Table, sought: &[(u32, &Record)]) -> Result<(), DuckError> {
+    let failed = || table.failed("staging addresses");
+    let names = table.kind.name_columns();
+    append(conn, table, sought)?;
     let staged =
         conn.query_row("SELECT count(*) FROM flush_addresses", [], |row| row.get(0)).map_err(failed())?;
-    expect(table, "addresses staged", addresses as u64, staged)?;
+    expect(table, "addresses staged", sought.len() as u64, staged)?;
 
     let on: Vec<_> = names.iter().map(|name| format!("t.{name} IS NOT DISTINCT FROM a.{name}")).collect();
     let from =
@@ -57,19 +114,15 @@ pub(super) fn find<'r>(
     } else {
         format!("SELECT a.idx, t.rowid, t.version {from}")
     };
-    let matched = conn
-        .execute(&format!("INSERT INTO flush_matched {select}"), [])
+    conn.execute(&format!("INSERT INTO flush_matched {select}"), [])
         .map_err(table.failed("looking for present rows"))?;
-    let mut versions = vec![0; addresses];
-    let rows = read(conn, table, &mut versions)?;
-    expect(table, "present rows found", matched as u64, rows)?;
-    Ok(Matches { versions, rows })
+    Ok(())
 }
 
 /// Frees what the staging tables hold.
 pub(super) fn clear(conn: &Connection) {
     // They are made anew by the next flush; a failure here shows there.
-    let _ = conn.execute_batch("DROP TABLE IF EXISTS flush_addresses; DROP TABLE IF EXISTS flush_matched");
+    let _ = conn.execute_batch("DROP TABLE IF EXISTS flush_addresses; DROP TABLE IF EXISTS flush_seqs; DROP TABLE IF EXISTS flush_matched");
 }
 
 /// An error where two counts differ.
@@ -80,22 +133,18 @@ pub(super) fn expect(table: &Table, what: &'static str, expected: u64, found: u6
     Err(DuckError::Count { file: table.file.clone(), what, expected, found })
 }
 
-fn append<'r>(
-    conn: &Connection,
-    table: &Table,
-    records: impl Iterator<Item = &'r Record>,
-) -> Result<(), DuckError> {
+fn append(conn: &Connection, table: &Table, sought: &[(u32, &Record)]) -> Result<(), DuckError> {
     let failed = || table.failed("staging addresses");
     let arrow_failed = |source| DuckError::Arrow { file: table.file.clone(), source };
     let mut appender = conn.appender_to_catalog_and_db("flush_addresses", "temp", "main").map_err(failed())?;
     let mut batch = Addresses::new(table.kind);
-    for record in records {
-        batch.push(record);
-        if batch.rows == BATCH_ROWS {
+    for (index, record) in sought {
+        batch.push(*index, record);
+        if batch.index.len() == BATCH_ROWS {
             appender.append_record_batch(batch.take().map_err(arrow_failed)?).map_err(failed())?;
         }
     }
-    if batch.rows > 0 {
+    if !batch.index.is_empty() {
         appender.append_record_batch(batch.take().map_err(arrow_failed)?).map_err(failed())?;
     }
     appender.flush().map_err(failed())
@@ -104,8 +153,7 @@ fn append<'r>(
 /// A batch of numbered addresses.
 struct Addresses {
     arrow: SchemaRef,
-    first: u32,
-    rows: usize,
+    index: Vec<u32>,
     key: StringBuilder,
     names: Vec<StringBuilder>,
 }
@@ -118,26 +166,22 @@ impl Addresses {
         fields.extend(names.iter().map(|name| Field::new(*name, DataType::Utf8, true)));
         Self {
             arrow: Arc::new(Schema::new(fields)),
-            first: 0,
-            rows: 0,
+            index: Vec::new(),
             key: StringBuilder::new(),
             names: names.iter().map(|_| StringBuilder::new()).collect(),
         }
     }
 
-    fn push(&mut self, record: &Record) {
-        self.rows += 1;
+    fn push(&mut self, index: u32, record: &Record) {
+        self.index.push(index);
         self.key.append_value(record.key());
         push_names(&mut self.names, record.names());
     }
 
     fn take(&mut self) -> Result<RecordBatch, ArrowError> {
-        let end = self.first + self.rows as u32;
-        let mut columns: Vec<ArrayRef> =
-            vec![Arc::new(UInt32Array::from_iter_values(self.first..end)), Arc::new(self.key.finish())];
+        let index = UInt32Array::from(std::mem::take(&mut self.index));
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(index), Arc::new(self.key.finish())];
         columns.extend(self.names.iter_mut().map(|names| Arc::new(names.finish()) as ArrayRef));
-        self.first = end;
-        self.rows = 0;
         RecordBatch::try_new(Arc::clone(&self.arrow), columns)
     }
 }

@@ -80,8 +80,8 @@ pub(super) fn instant(micros: i64) -> Timestamp {
 }
 
 /// A record with something in every column; without `data` a deletion.
-pub(super) fn record(key: &str, names: Names<'_>, data: Option<&str>, seq: u64) -> Arc<Record> {
-    Arc::new(Record::new(&Columns {
+pub(super) fn record(key: &str, names: Names<'_>, data: Option<&str>, seq: u64) -> Record {
+    Record::new(&Columns {
         key,
         names,
         data: data.unwrap_or(""),
@@ -93,7 +93,7 @@ pub(super) fn record(key: &str, names: Names<'_>, data: Option<&str>, seq: u64) 
         updated_at: instant(1_736_937_000_654_321 + seq as i64),
         seq,
         deleted: data.is_none(),
-    }))
+    })
 }
 
 pub(super) fn process(process_name: Option<&str>) -> Names<'_> {
@@ -106,7 +106,12 @@ pub(super) fn item<'a>(collection_name: &'a str, item_name: &'a str) -> Names<'a
 
 /// A dated write of one address, its first since the last flush.
 pub(super) fn write(key: &str, name: Option<&str>, data: Option<&str>, seq: u64) -> FlushRow {
-    FlushRow { record: record(key, process(name), data, seq), writes: 1, reset: false }
+    FlushRow {
+        record: record(key, process(name), data, seq),
+        writes: 1,
+        reset: false,
+        present: Present::Unknown,
+    }
 }
 
 pub(super) fn latest(rows: Vec<FlushRow>) -> FlushBatch {
@@ -114,9 +119,10 @@ pub(super) fn latest(rows: Vec<FlushRow>) -> FlushBatch {
     FlushBatch { through_seq, rows: FlushRows::Latest(rows) }
 }
 
-pub(super) fn history(records: Vec<Arc<Record>>) -> FlushBatch {
+pub(super) fn history(records: Vec<Record>) -> FlushBatch {
     let through_seq = records.iter().map(|record| record.seq()).max().unwrap_or(0);
-    FlushBatch { through_seq, rows: FlushRows::History(records) }
+    let writes = records.into_iter().map(|record| FlushWrite { record, present: Present::Unknown });
+    FlushBatch { through_seq, rows: FlushRows::History(writes.collect()) }
 }
 
 /// The rows of a query on the store's current table (`$t`) and history (`$h`).

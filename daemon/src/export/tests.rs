@@ -12,7 +12,9 @@ use parquet::basic::Compression;
 use tempfile::TempDir;
 
 use super::*;
-use crate::duck::{Engine, EngineSettings, Files, FlushBatch, FlushRow, FlushRows, Store};
+use crate::duck::{
+    Engine, EngineSettings, Files, FlushBatch, FlushRow, FlushRows, FlushWrite, Present, Store,
+};
 use crate::storage::record::{Columns, Names, Record};
 use crate::storage::schema::Schema;
 
@@ -97,9 +99,13 @@ fn seqs(path: &Path) -> Vec<u64> {
     seqs
 }
 
-fn record(key: &str, names: Names<'_>, data: Option<&str>, seq: u64) -> Arc<Record> {
+fn writes(records: Vec<Record>) -> Vec<FlushWrite> {
+    records.into_iter().map(|record| FlushWrite { record, present: Present::Unknown }).collect()
+}
+
+fn record(key: &str, names: Names<'_>, data: Option<&str>, seq: u64) -> Record {
     let instant = Timestamp::from_micros(1_736_937_000_123_456).expect("in range");
-    Arc::new(Record::new(&Columns {
+    Record::new(&Columns {
         key,
         names,
         data: data.unwrap_or(""),
@@ -111,12 +117,12 @@ fn record(key: &str, names: Names<'_>, data: Option<&str>, seq: u64) -> Arc<Reco
         updated_at: instant,
         seq,
         deleted: data.is_none(),
-    }))
+    })
 }
 
 fn put(store: &Store, seq: u64, key: &str, process_name: Option<&str>, data: Option<&str>) {
     let record = record(key, Names::Dated { process_name }, data, seq);
-    let rows = vec![FlushRow { record, writes: 1, reset: data.is_none() }];
+    let rows = vec![FlushRow { record, writes: 1, reset: data.is_none(), present: Present::Unknown }];
     store.flush(&FlushBatch { through_seq: seq, rows: FlushRows::Latest(rows) }).expect("a flush");
 }
 
@@ -280,7 +286,7 @@ fn many_rows_are_whole_and_sorted() {
         let name = format!("w{}", row % 2);
         let record =
             record(&format!("k{row:06}"), Names::Dated { process_name: Some(&name) }, Some("{}"), seq);
-        FlushRow { record, writes: 1, reset: false }
+        FlushRow { record, writes: 1, reset: false, present: Present::Unknown }
     });
     let batch = FlushBatch { through_seq: ROWS, rows: FlushRows::Latest(rows.collect()) };
     store.flush(&batch).expect("a flush");
@@ -305,10 +311,10 @@ fn a_collection_has_a_file_for_each_name() {
         write("a/b", "i", Some("{}"), 3),
         write("gone", "i", Some("{}"), 4),
     ];
-    store.flush(&FlushBatch { through_seq: 4, rows: FlushRows::History(records) }).expect("a flush");
+    store.flush(&FlushBatch { through_seq: 4, rows: FlushRows::History(writes(records)) }).expect("a flush");
     assert_eq!(place.export(&store).expect("an export").files, 3);
     let records = vec![write("gone", "i", None, 5)];
-    store.flush(&FlushBatch { through_seq: 5, rows: FlushRows::History(records) }).expect("a flush");
+    store.flush(&FlushBatch { through_seq: 5, rows: FlushRows::History(writes(records)) }).expect("a flush");
     let outcome = place.export(&store).expect("an export");
     assert_eq!(outcome, ExportOutcome { files: 2, rows: 3, removed: 1 });
     let expected = [

@@ -155,7 +155,7 @@ async fn each_record(partition: &Arc<Partition>, key: &str, mut show: impl FnMut
     Ok(())
 }
 
-async fn load(partition: &Arc<Partition>, key: &str) -> Answer<Vec<Arc<Record>>> {
+async fn load(partition: &Arc<Partition>, key: &str) -> Answer<Vec<Record>> {
     partition.load_key(key, false).await.map_err(|error| errors::of_read(&error))
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn write(key: &str, name: &str, data: Option<&str>, seq: u64) -> Arc<Record> {
+fn write(key: &str, name: &str, data: Option<&str>, seq: u64) -> Record {
     record(key, item("c", name), data, seq)
 }
 
@@ -10,7 +10,7 @@ const HISTORY: &str = "SELECT seq, key, item_name, data::VARCHAR, version, delet
 const LATEST: &str = "SELECT seq, key, item_name, data::VARCHAR, version FROM $t ORDER BY seq";
 
 /// Eight writes to two addresses, one of which is deleted in between.
-fn writes() -> Vec<Arc<Record>> {
+fn writes() -> Vec<Record> {
     vec![
         write("k", "a", Some("{}"), 1),
         write("k", "b", Some("{}"), 2),
@@ -126,7 +126,7 @@ fn values_come_back_with_their_type() {
         .map(|(value, seq)| {
             let name = format!("i{seq}");
             let base = record("k", item("", &name), Some("{}"), seq);
-            Arc::new(Record::new(&Columns { value: value.clone(), ..base.columns() }))
+            Record::new(&Columns { value: value.clone(), ..base.columns() })
         })
         .collect();
     store.flush(&history(records.clone())).expect("a flush");

@@ -12,7 +12,7 @@ fn a_flushed_record_comes_back_with_every_column() {
         write("a", Some("w"), Some(r#"{"n":3}"#), 3),
         write("b", Some("w"), Some("{}"), 4),
     ];
-    let sent: Vec<_> = rows.iter().map(|row| Arc::clone(&row.record)).collect();
+    let sent: Vec<_> = rows.iter().map(|row| row.record.clone()).collect();
     let outcome = store.flush(&latest(rows)).expect("a flush");
     assert_eq!(outcome, FlushOutcome { rows: 4, flushed_seq: 4 });
     assert_eq!((store.flushed_seq(), store.row_count()), (4, 4));
@@ -50,7 +50,12 @@ fn versions_count_writes_and_start_again_after_a_deletion() {
     let place = Place::new();
     let store = place.dated();
     let flush = |data: Option<&str>, seq, writes, reset| {
-        let row = FlushRow { record: record("k", process(None), data, seq), writes, reset };
+        let row = FlushRow {
+            record: record("k", process(None), data, seq),
+            writes,
+            reset,
+            present: Present::Unknown,
+        };
         store.flush(&latest(vec![row])).expect("a flush");
         lines(&store, "SELECT version FROM $t").pop()
     };
@@ -212,4 +217,50 @@ fn timestamps_are_kept_to_the_microsecond() {
     store.flush(&latest(vec![write("k", None, Some("{}"), 1)])).expect("a flush");
     let found = lines(&store, "SELECT timestamp::VARCHAR, updated_at::VARCHAR FROM $t");
     assert_eq!(found, ["2025-01-15 10:30:00.123456|2025-01-15 10:30:00.654322"]);
+}
+
+fn text(text: &str) -> Cell {
+    Cell::Text(text.to_owned())
+}
+
+/// Versions and places by key.
+fn versions(store: &Store) -> Vec<Vec<Cell>> {
+    query(store, "SELECT key, version, seq FROM $t ORDER BY key")
+}
+
+#[test]
+fn rows_are_found_by_their_place_where_it_is_known() {
+    let place = Place::new();
+    let store = place.dated();
+    let keys = ["a", "b", "c"];
+    let first = keys
+        .iter()
+        .zip(1..)
+        .map(|(key, seq)| FlushRow { present: Present::None, ..write(key, None, Some("{}"), seq) });
+    store.flush(&latest(first.collect())).expect("a flush");
+    let rows = vec![
+        FlushRow { present: Present::Row(1), ..write("a", None, Some("{}"), 4) },
+        FlushRow { present: Present::Unknown, ..write("b", None, Some("{}"), 5) },
+        FlushRow { present: Present::None, ..write("d", None, Some("{}"), 6) },
+        FlushRow { present: Present::Row(3), ..write("c", None, None, 7) },
+    ];
+    store.flush(&latest(rows)).expect("a flush");
+    assert_eq!(
+        versions(&store),
+        [
+            [text("a"), Cell::Int(2), Cell::UBigInt(4)],
+            [text("b"), Cell::Int(2), Cell::UBigInt(5)],
+            [text("d"), Cell::Int(1), Cell::UBigInt(6)],
+        ]
+    );
+}
+
+#[test]
+fn a_place_that_is_wrong_is_looked_up_by_address() {
+    let place = Place::new();
+    let store = place.dated();
+    store.flush(&latest(vec![write("a", None, Some("{}"), 1)])).expect("a flush");
+    let rows = vec![FlushRow { present: Present::Row(77), ..write("a", None, Some("{}"), 78) }];
+    store.flush(&latest(rows)).expect("a flush");
+    assert_eq!(versions(&store), [[text("a"), Cell::Int(2), Cell::UBigInt(78)]]);
 }

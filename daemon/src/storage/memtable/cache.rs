@@ -4,11 +4,10 @@
 //! are given back, whole.
 
 use std::ops::Bound;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::super::record::Record;
-use super::{KeyEntry, Memtable};
+use super::{KEY_OVERHEAD_BYTES, KeyEntry, Memtable};
 
 impl Memtable {
     /// Takes in everything that DuckDB has under `key`. `epoch` is the table's from before the rows were
@@ -34,7 +33,6 @@ impl Memtable {
     /// Takes in flushed rows where the table has nothing newer.
     pub fn fill(&mut self, rows: Vec<Record>) {
         for row in rows {
-            let row = Arc::new(row);
             let size = row.size_bytes();
             if self.entry_or_insert(row.key()).slots.fill(row) {
                 self.bytes += size;
@@ -65,34 +63,48 @@ impl Memtable {
         while self.bytes > max_bytes && left > 0 {
             left -= 1;
             let Some(key) = self.next_by_clock() else { return };
-            self.clock_hand = Some(Arc::clone(&key));
-            if spare == Some(&*key) {
-                continue;
-            }
-            let Some(entry) = self.entry_untouched(&key) else { continue };
-            if entry.touched.swap(false, Ordering::Relaxed) {
-                continue;
-            }
-            if entry.slots.iter().any(|slot| slot.record.seq() > flushed_seq) {
-                continue;
-            }
-            let bytes: usize = entry.slots.iter().map(|slot| slot.record.size_bytes()).sum();
-            let live = entry.slots.iter().filter(|slot| !slot.record.is_deleted()).count();
-            self.bytes = self.bytes.saturating_sub(bytes);
-            self.live_count = self.live_count.saturating_sub(live);
-            self.complete = false;
-            self.remove_key(&key);
+            self.give_back(&key, flushed_seq, spare);
+            self.clock_hand = Some(key);
         }
     }
 
-    fn next_by_clock(&self) -> Option<Arc<str>> {
-        let behind = self.clock_hand.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let next = self.order.range::<str, _>((behind, Bound::Unbounded)).next();
-        next.or_else(|| self.order.first()).map(Arc::clone)
+    fn give_back(&mut self, key: &str, flushed_seq: u64, spare: Option<&str>) {
+        let Some(entry) = self.find(key.as_bytes()) else { return };
+        if spare == Some(key) || entry.touched.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        if entry.slots.iter().any(|slot| slot.record.seq() > flushed_seq) {
+            return;
+        }
+        let (bytes, live) = entry.cost();
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.live_count = self.live_count.saturating_sub(live);
+        self.complete = false;
+        self.remove_key(key);
     }
 
-    fn entry_untouched(&self, key: &Arc<str>) -> Option<&KeyEntry> {
-        use std::hash::BuildHasher as _;
-        self.table.find(self.hasher.hash_one(&**key), |entry| Arc::ptr_eq(&entry.key, key))
+    fn next_by_clock(&self) -> Option<Box<str>> {
+        let behind = self.clock_hand.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.order.range::<str, _>((behind, Bound::Unbounded)).next();
+        next.or_else(|| self.order.first()).cloned()
+    }
+
+    /// Takes a key out, whose records are counted out already.
+    pub(super) fn remove_key(&mut self, key: &str) {
+        let hash = self.hash(key.as_bytes());
+        if let Ok(found) = self.table.find_entry(hash, |entry| entry.slots.key_bytes() == key.as_bytes()) {
+            found.remove();
+            self.order.remove(key);
+            self.bytes = self.bytes.saturating_sub(KEY_OVERHEAD_BYTES + key.len());
+        }
+    }
+}
+
+impl KeyEntry {
+    /// What the records cost, and how many of them live.
+    fn cost(&self) -> (usize, usize) {
+        let bytes = self.slots.iter().map(|slot| slot.record.size_bytes()).sum();
+        let live = self.slots.iter().filter(|slot| !slot.record.is_deleted()).count();
+        (bytes, live)
     }
 }

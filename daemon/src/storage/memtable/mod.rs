@@ -18,19 +18,18 @@ mod slots;
 use std::collections::BTreeSet;
 use std::hash::BuildHasher as _;
 use std::ops::Bound;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use pending::Pending;
-pub use pending::{DirtyRow, Unflushed};
-use slots::{Slot, Slots};
+pub use pending::{DirtyRow, PendingWrite, Replaces, Taking, Unflushed};
+use slots::Slots;
 
 use super::record::{Names, Record};
 use super::schema::Model;
 
-/// What a key costs beside its records: its entry, its text's head and its place in the order.
+/// What a key costs beside its records: its entry, and its text in the order.
 const KEY_OVERHEAD_BYTES: usize = size_of::<KeyEntry>() + 16 + 24;
 
 /// What the table knows about an address or a key.
@@ -46,7 +45,6 @@ pub enum Known<T> {
 
 #[derive(Debug)]
 struct KeyEntry {
-    key: Arc<str>,
     slots: Slots,
     /// Everything that DuckDB has under this key is here.
     loaded: bool,
@@ -60,13 +58,13 @@ pub struct Memtable {
     table: HashTable<KeyEntry>,
     hasher: DefaultHashBuilder,
     /// The same keys, in order.
-    order: BTreeSet<Arc<str>>,
+    order: BTreeSet<Box<str>>,
     pending: Pending,
     complete: bool,
     /// While the whole partition is being loaded, flushed tombstones stay too.
     filling: bool,
     /// Tombstones that were flushed while the table was being filled.
-    kept_tombstones: Vec<Arc<Record>>,
+    kept_tombstones: Vec<Record>,
     live_count: usize,
     bytes: usize,
     published_seq: u64,
@@ -74,7 +72,7 @@ pub struct Memtable {
     /// load that spans one must be repeated. Giving clean keys back needs no count of its own.
     epoch: u64,
     /// Where the cache goes on looking for keys to give back.
-    clock_hand: Option<Arc<str>>,
+    clock_hand: Option<Box<str>>,
 }
 
 impl Memtable {
@@ -94,6 +92,11 @@ impl Memtable {
             epoch: 0,
             clock_hand: None,
         }
+    }
+
+    /// Everything up to this place is in DuckDB already.
+    pub fn begin_behind(&mut self, flushed_seq: u64) {
+        self.pending.begin_behind(flushed_seq);
     }
 
     /// Whether the table holds the whole partition.
@@ -121,8 +124,17 @@ impl Memtable {
         self.epoch
     }
 
+    fn hash(&self, key: &[u8]) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    fn find(&self, key: &[u8]) -> Option<&KeyEntry> {
+        self.table.find(self.hash(key), |entry| entry.slots.key_bytes() == key)
+    }
+
+    /// The entry of a key that is being read.
     fn entry(&self, key: &str) -> Option<&KeyEntry> {
-        let entry = self.table.find(self.hasher.hash_one(key), |entry| &*entry.key == key)?;
+        let entry = self.find(key.as_bytes())?;
         if !entry.touched.load(Ordering::Relaxed) {
             entry.touched.store(true, Ordering::Relaxed);
         }
@@ -130,39 +142,51 @@ impl Memtable {
     }
 
     fn entry_or_insert(&mut self, key: &str) -> &mut KeyEntry {
-        let hash = self.hasher.hash_one(key);
-        let hasher = &self.hasher;
-        let order = &mut self.order;
-        let bytes = &mut self.bytes;
-        let entry = self.table.entry(hash, |entry| &*entry.key == key, |entry| hasher.hash_one(&*entry.key));
+        let hash = self.hash(key.as_bytes());
+        let Self { table, hasher, order, bytes, .. } = self;
+        let same = |entry: &KeyEntry| entry.slots.key_bytes() == key.as_bytes();
+        let entry = table.entry(hash, same, |entry| hasher.hash_one(entry.slots.key_bytes()));
         entry
             .or_insert_with(|| {
-                let key: Arc<str> = key.into();
-                order.insert(Arc::clone(&key));
+                order.insert(key.into());
                 *bytes += KEY_OVERHEAD_BYTES + key.len();
-                KeyEntry { key, slots: Slots::default(), loaded: false, touched: AtomicBool::new(false) }
+                KeyEntry { slots: Slots::None(key.into()), loaded: false, touched: AtomicBool::new(false) }
             })
             .into_mut()
     }
 
     /// Publishes a write: readers see it from now on.
-    pub fn publish(&mut self, record: Arc<Record>) {
-        let complete = self.complete;
+    pub fn publish(&mut self, record: Record) {
         let size = record.size_bytes();
         let deleted = record.is_deleted();
         self.published_seq = record.seq();
-        let entry = self.entry_or_insert(record.key());
-        entry.loaded |= complete;
-        let (first_write, before) = entry.slots.put(Arc::clone(&record));
-        let before_bytes = before.as_ref().map_or(0, |record| record.size_bytes());
-        let was_live = before.is_some_and(|record| !record.is_deleted());
+        let hash = self.hash(record.key_bytes());
+        let pending = &mut self.pending;
+        let found = self.table.find_mut(hash, |entry| entry.slots.key_bytes() == record.key_bytes());
+        let before =
+            found.and_then(|entry| entry.slots.update(&record, |slot| pending.replace(slot, record.clone())));
+        let before_bytes = before.as_ref().map_or(0, Record::size_bytes);
+        let was_live = before.as_ref().is_some_and(|record| !record.is_deleted());
+        if before.is_none() {
+            self.insert(record);
+        }
         self.bytes = self.bytes + size - before_bytes;
         self.live_count = self.live_count + usize::from(!deleted) - usize::from(was_live);
-        self.pending.note(record, first_write, before_bytes);
+    }
+
+    /// Puts a write where memory has nothing.
+    fn insert(&mut self, record: Record) {
+        let complete = self.complete;
+        self.entry_or_insert(record.key()).loaded |= complete;
+        let hash = self.hash(record.key_bytes());
+        let found = self.table.find_mut(hash, |entry| entry.slots.key_bytes() == record.key_bytes());
+        let Some(entry) = found else { return };
+        let replaces = if entry.loaded { Replaces::Nothing } else { Replaces::Unknown };
+        self.pending.insert(&mut entry.slots, record, replaces);
     }
 
     /// The record at an address.
-    pub fn get(&self, key: &str, names: Names<'_>) -> Known<&Arc<Record>> {
+    pub fn get(&self, key: &str, names: Names<'_>) -> Known<&Record> {
         let Some(entry) = self.entry(key) else {
             return if self.complete { Known::Absent } else { Known::Cold };
         };
@@ -175,7 +199,7 @@ impl Memtable {
     }
 
     /// Calls `visit` with each record of a key, sorted by names; `Cold` when DuckDB must be asked first.
-    pub fn visit_key<'t>(&'t self, key: &str, mut visit: impl FnMut(&'t Arc<Record>)) -> Known<()> {
+    pub fn visit_key<'t>(&'t self, key: &str, mut visit: impl FnMut(&'t Record)) -> Known<()> {
         let Some(entry) = self.entry(key) else {
             return if self.complete { Known::Absent } else { Known::Cold };
         };
@@ -204,20 +228,9 @@ impl Memtable {
         };
         let range = self.order.range::<str, _>((start, Bound::Unbounded));
         for key in range.take_while(|key| key.starts_with(prefix)) {
-            let hash = self.hasher.hash_one(&**key);
-            let entry = self.table.find(hash, |entry| Arc::ptr_eq(&entry.key, key));
-            if entry.is_some_and(|entry| entry.slots.has_live()) && !visit(key) {
+            if self.find(key.as_bytes()).is_some_and(|entry| entry.slots.has_live()) && !visit(key) {
                 break;
             }
-        }
-    }
-
-    fn remove_key(&mut self, key: &str) {
-        let hash = self.hasher.hash_one(key);
-        if let Ok(found) = self.table.find_entry(hash, |entry| &*entry.key == key) {
-            found.remove();
-            self.order.remove(key);
-            self.bytes = self.bytes.saturating_sub(KEY_OVERHEAD_BYTES + key.len());
         }
     }
 }

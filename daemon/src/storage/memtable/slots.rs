@@ -5,14 +5,16 @@
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use super::super::record::{Names, Record};
+use super::pending::Replaces;
 
 /// The newest record under an address, and what of it is not yet flushed.
 #[derive(Debug, Clone)]
 pub(super) struct Slot {
-    pub(super) record: Arc<Record>,
+    pub(super) record: Record,
+    /// What DuckDB has at the address, while there is something to flush.
+    pub(super) replaces: Replaces,
     /// Writes since the last flush; since the last deletion among them, when `reset`.
     pub(super) writes: u32,
     /// Whether one of those writes was a deletion, after which versions count anew.
@@ -20,20 +22,23 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    fn new(record: Arc<Record>) -> Self {
-        Self { record, writes: 0, reset: false }
+    pub(super) fn new(record: Record) -> Self {
+        Self { record, replaces: Replaces::Unknown, writes: 0, reset: false }
     }
 
-    /// Counts a write; answers whether it is the first since the last flush.
-    pub(super) fn note_write(&mut self, deleted: bool) -> bool {
-        let first = self.writes == 0 && !self.reset;
+    /// Whether there is something to flush.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.writes > 0 || self.reset
+    }
+
+    /// Counts a write.
+    pub(super) fn note_write(&mut self, deleted: bool) {
         if deleted {
             self.reset = true;
             self.writes = 0;
         } else {
             self.writes = self.writes.saturating_add(1);
         }
-        first
     }
 }
 
@@ -101,30 +106,40 @@ impl Ord for Slot {
 }
 
 /// See the module. The set is only built when a second address comes, which keeps the usual key small.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) enum Slots {
-    #[default]
-    None,
+    /// A key about which it is only known that it has no records.
+    None(Box<str>),
     One(Slot),
     Many(Box<BTreeSet<Slot>>),
 }
 
 impl Slots {
+    /// The key, which its records know.
+    pub(super) fn key_bytes(&self) -> &[u8] {
+        match self {
+            Self::None(key) => key.as_bytes(),
+            Self::One(slot) => slot.record.key_bytes(),
+            Self::Many(slots) => slots.first().map_or(&[], |slot| slot.record.key_bytes()),
+        }
+    }
+
     pub(super) fn get(&self, names: Names<'_>) -> Option<&Slot> {
         match self {
-            Self::None => None,
-            Self::One(slot) => (slot.record.names() == names).then_some(slot),
+            Self::None(_) => None,
+            Self::One(slot) => slot.record.has_names(names).then_some(slot),
             Self::Many(slots) => slots.get(&names as &dyn HasNames),
         }
     }
 
-    /// Changes the slot at an address; answers what `change` does, `None` where there is no slot.
-    pub(super) fn update<T>(&mut self, names: Names<'_>, change: impl FnOnce(&mut Slot) -> T) -> Option<T> {
+    /// Changes the slot at the address of `like`; answers what `change` does, `None` where there is no
+    /// slot.
+    pub(super) fn update<T>(&mut self, like: &Record, change: impl FnOnce(&mut Slot) -> T) -> Option<T> {
         match self {
-            Self::None => None,
-            Self::One(slot) => (slot.record.names() == names).then(|| change(slot)),
+            Self::None(_) => None,
+            Self::One(slot) => slot.record.has_names_of(like).then(|| change(slot)),
             Self::Many(slots) => {
-                let mut slot = slots.take(&names as &dyn HasNames)?;
+                let mut slot = slots.take(&like.names() as &dyn HasNames)?;
                 let answer = change(&mut slot);
                 slots.insert(slot);
                 Some(answer)
@@ -132,25 +147,8 @@ impl Slots {
         }
     }
 
-    /// Puts a record at its address and counts the write there; answers whether it is the first since
-    /// the last flush, and the record that it replaces.
-    pub(super) fn put(&mut self, record: Arc<Record>) -> (bool, Option<Arc<Record>>) {
-        let deleted = record.is_deleted();
-        let replace = |slot: &mut Slot| {
-            let before = std::mem::replace(&mut slot.record, Arc::clone(&record));
-            (slot.note_write(deleted), Some(before))
-        };
-        if let Some(replaced) = self.update(record.names(), replace) {
-            return replaced;
-        }
-        let mut slot = Slot::new(record);
-        slot.note_write(deleted);
-        self.insert(slot);
-        (true, None)
-    }
-
     /// Puts a flushed record at its address, unless something newer is there; answers whether it did.
-    pub(super) fn fill(&mut self, record: Arc<Record>) -> bool {
+    pub(super) fn fill(&mut self, record: Record) -> bool {
         if self.get(record.names()).is_some() {
             return false;
         }
@@ -158,9 +156,10 @@ impl Slots {
         true
     }
 
-    fn insert(&mut self, slot: Slot) {
-        *self = match std::mem::take(self) {
-            Self::None => Self::One(slot),
+    /// Puts a slot where there is none.
+    pub(super) fn insert(&mut self, slot: Slot) {
+        *self = match std::mem::replace(self, Self::None(Box::default())) {
+            Self::None(_) => Self::One(slot),
             Self::One(other) => Self::Many(Box::new(BTreeSet::from([other, slot]))),
             Self::Many(mut slots) => {
                 slots.insert(slot);
@@ -169,28 +168,24 @@ impl Slots {
         };
     }
 
-    /// Takes the slot at an address out; answers it.
-    pub(super) fn remove(&mut self, names: Names<'_>) -> Option<Slot> {
-        match self {
-            Self::None => None,
-            Self::One(slot) if slot.record.names() != names => None,
-            Self::One(_) => match std::mem::take(self) {
-                Self::One(slot) => Some(slot),
-                _ => None,
-            },
-            Self::Many(slots) => {
-                let removed = slots.take(&names as &dyn HasNames);
-                if slots.len() <= 1 {
-                    *self = slots.pop_first().map_or(Self::None, Self::One);
-                }
-                removed
+    /// Takes the slot at the address of `like` out; answers whether the key has no records any more.
+    pub(super) fn remove(&mut self, like: &Record) -> bool {
+        if let Self::Many(slots) = self {
+            slots.take(&like.names() as &dyn HasNames);
+            if slots.len() > 1 {
+                return false;
+            }
+            if let Some(last) = slots.pop_first() {
+                *self = Self::One(last);
+                return false;
             }
         }
+        matches!(self, Self::One(slot) if slot.record.has_names_of(like)) || matches!(self, Self::None(_))
     }
 
     pub(super) fn iter(&self) -> Box<dyn Iterator<Item = &Slot> + '_> {
         match self {
-            Self::None => Box::new(std::iter::empty()),
+            Self::None(_) => Box::new(std::iter::empty()),
             Self::One(slot) => Box::new(std::iter::once(slot)),
             Self::Many(slots) => Box::new(slots.iter()),
         }
@@ -198,13 +193,9 @@ impl Slots {
 
     pub(super) fn has_live(&self) -> bool {
         match self {
-            Self::None => false,
+            Self::None(_) => false,
             Self::One(slot) => !slot.record.is_deleted(),
             Self::Many(slots) => slots.iter().any(|slot| !slot.record.is_deleted()),
         }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        matches!(self, Self::None)
     }
 }

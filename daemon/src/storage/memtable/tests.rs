@@ -20,11 +20,11 @@ fn record(seq: u64, key: &str, process: Option<&str>, deleted: bool) -> Record {
 }
 
 fn store(table: &mut Memtable, seq: u64, key: &str, process: Option<&str>) {
-    table.publish(Arc::new(record(seq, key, process, false)));
+    table.publish(record(seq, key, process, false));
 }
 
 fn delete(table: &mut Memtable, seq: u64, key: &str, process: Option<&str>) {
-    table.publish(Arc::new(record(seq, key, process, true)));
+    table.publish(record(seq, key, process, true));
 }
 
 fn seq_of(table: &Memtable, key: &str, process: Option<&str>) -> Known<u64> {
@@ -50,12 +50,41 @@ fn keys(table: &Memtable, prefix: &str, after: Option<&str>) -> Vec<String> {
     keys
 }
 
+/// Takes what is pending, all at once.
+fn take(table: &mut Memtable) -> Unflushed {
+    match table.begin_taking() {
+        Taking::History(writes) => Unflushed::History(writes),
+        Taking::Latest(addresses) => {
+            let mut rows = Vec::new();
+            table.take_rows(&addresses, &mut rows);
+            table.take_moved(&mut rows);
+            Unflushed::Latest(rows)
+        }
+    }
+}
+
 /// Takes what is pending as rows of (seq, writes, reset).
 fn taken(table: &mut Memtable) -> (Unflushed, Vec<(u64, u32, bool)>) {
-    let unflushed = table.take_unflushed();
-    let Unflushed::Latest(rows) = &unflushed else { panic!("a dated table") };
-    let rows = rows.iter().map(|row| (row.record.seq(), row.writes, row.reset)).collect();
+    let unflushed = take(table);
+    let rows = shown(&unflushed);
     (unflushed, rows)
+}
+
+fn shown(unflushed: &Unflushed) -> Vec<(u64, u32, bool)> {
+    let Unflushed::Latest(rows) = unflushed else { panic!("a dated table") };
+    rows.iter().map(|row| (row.record.seq(), row.writes, row.reset)).collect()
+}
+
+fn replaces(unflushed: &Unflushed) -> Vec<Replaces> {
+    match unflushed {
+        Unflushed::Latest(rows) => rows.iter().map(|row| row.replaces).collect(),
+        Unflushed::History(writes) => writes.iter().map(|write| write.replaces).collect(),
+    }
+}
+
+fn flush(table: &mut Memtable) {
+    let unflushed = take(table);
+    table.flushed(&unflushed.tombstones());
 }
 
 #[test]
@@ -111,7 +140,7 @@ fn a_failed_flush_is_merged_with_what_came_since() {
     let (unflushed, _) = taken(&mut table);
     store(&mut table, 4, "a", None);
     delete(&mut table, 5, "b", None);
-    table.restore(unflushed);
+    table.restore(unflushed, 0);
     let mut rows = taken(&mut table).1;
     rows.sort_unstable();
     assert_eq!(rows, [(3, 1, false), (4, 2, false), (5, 0, true)]);
@@ -123,15 +152,17 @@ fn a_failed_flush_of_a_history_keeps_its_order() {
     let write = |table: &mut Memtable, seq| {
         let base = record(seq, "k", None, false);
         let names = Names::Collection { collection_name: "c", item_name: "i" };
-        table.publish(Arc::new(Record::new(&Columns { names, ..base.columns() })));
+        table.publish(Record::new(&Columns { names, ..base.columns() }));
     };
     write(&mut table, 1);
     write(&mut table, 2);
-    let unflushed = table.take_unflushed();
+    let unflushed = take(&mut table);
     write(&mut table, 3);
-    table.restore(unflushed);
-    let Unflushed::History(records) = table.take_unflushed() else { panic!("a collection table") };
-    assert_eq!(records.iter().map(|record| record.seq()).collect::<Vec<_>>(), [1, 2, 3]);
+    table.restore(unflushed, 0);
+    let Unflushed::History(writes) = take(&mut table) else { panic!("a collection table") };
+    assert_eq!(writes.iter().map(|write| write.record.seq()).collect::<Vec<_>>(), [1, 2, 3]);
+    write(&mut table, 4);
+    assert_eq!(replaces(&take(&mut table)), [Replaces::Row(3)]);
 }
 
 #[test]
@@ -145,7 +176,7 @@ fn a_tombstone_goes_when_it_is_flushed_unless_the_address_lives_again() {
     let (unflushed, _) = taken(&mut table);
     store(&mut table, 5, "b", None);
     assert_eq!(table.overrides("a", Names::Dated { process_name: None }), Some(false));
-    table.flushed(&unflushed);
+    table.flushed(&unflushed.tombstones());
     assert_eq!(table.overrides("a", Names::Dated { process_name: None }), None);
     assert_eq!(seq_of(&table, "b", None), Known::Live(5));
     assert_eq!((keys(&table, "", None), table.live_count()), (vec!["b".to_owned()], 1));
@@ -172,7 +203,7 @@ fn rows_that_were_read_before_a_flush_are_not_taken_in() {
     let epoch = table.epoch();
     delete(&mut table, 12, "k", None);
     let (unflushed, _) = taken(&mut table);
-    table.flushed(&unflushed);
+    table.flushed(&unflushed.tombstones());
     // The row that the reader saw is deleted by now, and the tombstone is gone.
     assert!(!table.load_key("k", vec![record(3, "k", None, false)], epoch, false));
     assert_eq!(seq_of(&table, "k", None), Known::Cold);
@@ -195,7 +226,7 @@ fn filling_the_whole_table_brings_back_nothing_that_was_deleted() {
     table.begin_filling();
     delete(&mut table, 12, "k", None);
     let (unflushed, _) = taken(&mut table);
-    table.flushed(&unflushed);
+    table.flushed(&unflushed.tombstones());
     table.fill(vec![record(3, "k", None, false), record(4, "other", None, false)]);
     table.end_filling(true);
     assert_eq!(seq_of(&table, "k", None), Known::Absent);
@@ -210,7 +241,7 @@ fn only_flushed_keys_are_given_back_and_what_is_left_is_counted_right() {
         store(&mut table, seq, &format!("k{seq:03}"), None);
     }
     let (unflushed, _) = taken(&mut table);
-    table.flushed(&unflushed);
+    table.flushed(&unflushed.tombstones());
     store(&mut table, 101, "k050", None);
     let before = table.bytes();
     table.evict(before / 2, 100, Some("k060"));
@@ -243,6 +274,56 @@ fn thousands_of_records_under_one_key_stay_sorted() {
     }
     assert_eq!(table.live_count(), 0);
     let (unflushed, _) = taken(&mut table);
-    table.flushed(&unflushed);
+    table.flushed(&unflushed.tombstones());
     assert_eq!((table.bytes(), keys(&table, "", None).len()), (0, 0));
+}
+
+#[test]
+fn memory_tells_the_flush_what_it_replaces() {
+    let mut table = Memtable::new(Model::Dated, true);
+    store(&mut table, 1, "k", None);
+    store(&mut table, 2, "k", None);
+    let unflushed = take(&mut table);
+    assert_eq!(replaces(&unflushed), [Replaces::Nothing], "memory is complete");
+    table.flushed(&unflushed.tombstones());
+    store(&mut table, 3, "k", None);
+    store(&mut table, 4, "k", None);
+    assert_eq!(replaces(&take(&mut table)), [Replaces::Row(2)]);
+    delete(&mut table, 5, "k", None);
+    assert_eq!(replaces(&take(&mut table)), [Replaces::Row(4)]);
+    store(&mut table, 6, "k", None);
+    assert_eq!(replaces(&take(&mut table)), [Replaces::Nothing], "the deletion is flushed first");
+
+    let mut cold = Memtable::new(Model::Dated, false);
+    store(&mut cold, 7, "k", None);
+    assert_eq!(replaces(&take(&mut cold)), [Replaces::Unknown]);
+}
+
+#[test]
+fn a_row_that_is_written_while_it_is_being_taken_is_taken_as_it_was() {
+    let mut table = Memtable::new(Model::Dated, true);
+    store(&mut table, 1, "a", None);
+    store(&mut table, 2, "b", None);
+    flush(&mut table);
+    store(&mut table, 3, "a", None);
+    store(&mut table, 4, "b", None);
+    let Taking::Latest(addresses) = table.begin_taking() else { panic!("a dated table") };
+    let mut rows = Vec::new();
+    table.take_rows(&addresses[..1], &mut rows);
+    store(&mut table, 5, "a", None);
+    store(&mut table, 6, "b", None);
+    store(&mut table, 7, "b", None);
+    table.take_rows(&addresses[1..], &mut rows);
+    table.take_moved(&mut rows);
+    let first = Unflushed::Latest(rows);
+    assert_eq!(shown(&first), [(3, 1, false), (4, 1, false)]);
+    assert_eq!(replaces(&first), [Replaces::Row(1), Replaces::Row(2)]);
+    // It fails, and what came meanwhile is merged with it.
+    table.restore(first, 2);
+    let mut both = take(&mut table);
+    if let Unflushed::Latest(rows) = &mut both {
+        rows.sort_by_key(|row| row.record.seq());
+    }
+    assert_eq!(shown(&both), [(5, 2, false), (7, 3, false)]);
+    assert_eq!(replaces(&both), [Replaces::Row(1), Replaces::Row(2)]);
 }

@@ -8,14 +8,19 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Partition;
-use crate::duck::{DuckError, FlushBatch, FlushRow, FlushRows, Store};
-use crate::storage::memtable::Unflushed;
+use crate::duck::{DuckError, FlushBatch, FlushRow, FlushRows, FlushWrite, Present, Store};
+use crate::memory;
+use crate::storage::memtable::{DirtyRow, PendingWrite, Replaces, Taking, Unflushed};
 use crate::wal::WalError;
 
 /// DuckDB's own log is brought into its file when it is longer than this.
 const CHECKPOINT_LOG_BYTES: u64 = 64 << 20;
 /// What must stay free on the disk while DuckDB writes: on a full disk a checkpoint can lose rows.
 const FREE_FLOOR_BYTES: u64 = 8 << 20;
+/// How many rows are taken from memory before writers are let in.
+const TAKEN_AT_ONCE: usize = 512;
+/// After a flush of so many rows the allocator is asked to give memory back.
+const TRIM_ROWS: u64 = 100_000;
 /// After a flush that was started by the number of records, the next one waits so many times as long as
 /// it took: then flushing costs busy writers about a tenth of the machine.
 const PAUSE_FACTOR: u32 = 9;
@@ -37,6 +42,27 @@ pub enum FlushError {
         /// What must be.
         needed_bytes: u64,
     },
+}
+
+fn flush_row(row: &DirtyRow) -> FlushRow {
+    FlushRow {
+        record: row.record.clone(),
+        writes: row.writes,
+        reset: row.reset,
+        present: present(row.replaces),
+    }
+}
+
+fn flush_write(write: &PendingWrite) -> FlushWrite {
+    FlushWrite { record: write.record.clone(), present: present(write.replaces) }
+}
+
+fn present(replaces: Replaces) -> Present {
+    match replaces {
+        Replaces::Unknown => Present::Unknown,
+        Replaces::Nothing => Present::None,
+        Replaces::Row(seq) => Present::Row(seq),
+    }
 }
 
 /// What the flush remembers from one turn to the next.
@@ -74,26 +100,42 @@ impl Partition {
     }
 
     fn flush_in_turn(&self) -> Result<u64, FlushError> {
-        let (through_seq, unflushed) = {
-            let mut memtable = self.memtable.write();
-            self.flush_wanted.store(false, Ordering::Release);
-            self.flushing_bytes.store(memtable.pending_bytes(), Ordering::Relaxed);
-            (memtable.published_seq(), memtable.take_unflushed())
-        };
+        let (through_seq, unflushed) = self.take_unflushed();
         let result = self.flush_taken(through_seq, &unflushed);
+        let tombstones = unflushed.tombstones();
         let mut memtable = self.memtable.write();
         self.flushing_bytes.store(0, Ordering::Relaxed);
         match &result {
             Ok(_) => {
-                memtable.flushed(&unflushed);
+                memtable.flushed(&tombstones);
                 self.watermarks.advance_flushed(through_seq.max(self.watermarks.flushed()));
                 self.evict(&mut memtable, None);
             }
-            Err(_) => memtable.restore(unflushed),
+            Err(_) => memtable.restore(unflushed, self.watermarks.flushed()),
         }
         drop(memtable);
         self.room.notify_waiters();
         result
+    }
+
+    /// Takes everything that is published now, in steps that let writers in between.
+    fn take_unflushed(&self) -> (u64, Unflushed) {
+        let (through_seq, taking) = {
+            let mut memtable = self.memtable.write();
+            self.flush_wanted.store(false, Ordering::Release);
+            self.flushing_bytes.store(memtable.pending_bytes(), Ordering::Relaxed);
+            (memtable.published_seq(), memtable.begin_taking())
+        };
+        let addresses = match taking {
+            Taking::History(writes) => return (through_seq, Unflushed::History(writes)),
+            Taking::Latest(addresses) => addresses,
+        };
+        let mut rows = Vec::with_capacity(addresses.len());
+        for some in addresses.chunks(TAKEN_AT_ONCE) {
+            self.memtable.write().take_rows(some, &mut rows);
+        }
+        self.memtable.write().take_moved(&mut rows);
+        (through_seq, Unflushed::Latest(rows))
     }
 
     fn flush_taken(&self, through_seq: u64, unflushed: &Unflushed) -> Result<u64, FlushError> {
@@ -104,17 +146,13 @@ impl Partition {
         self.check_room()?;
         let store = self.open_store()?;
         let rows = match unflushed {
-            Unflushed::Latest(rows) => {
-                let row = |row: &crate::storage::memtable::DirtyRow| FlushRow {
-                    record: Arc::clone(&row.record),
-                    writes: row.writes,
-                    reset: row.reset,
-                };
-                FlushRows::Latest(rows.iter().map(row).collect())
-            }
-            Unflushed::History(records) => FlushRows::History(records.clone()),
+            Unflushed::Latest(rows) => FlushRows::Latest(rows.iter().map(flush_row).collect()),
+            Unflushed::History(writes) => FlushRows::History(writes.iter().map(flush_write).collect()),
         };
         let outcome = store.flush(&FlushBatch { through_seq, rows })?;
+        if outcome.rows >= TRIM_ROWS {
+            memory::give_back();
+        }
         if store.wal_bytes() > CHECKPOINT_LOG_BYTES {
             self.checkpoint(&store, through_seq);
         }

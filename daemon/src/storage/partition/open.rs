@@ -187,11 +187,12 @@ fn replay(
     database_is_empty: bool,
 ) -> Result<(Memtable, Recovered), RecoverError> {
     let mut memtable = Memtable::new(config.model(), database_is_empty);
+    memtable.begin_behind(flushed_seq);
     let directories = &layout.wal_directories;
     let recovered = recover::recover(&shared.disk, directories, config.model(), flushed_seq, |entry| {
         for record in entry.records {
             if record.seq() > flushed_seq {
-                memtable.publish(Arc::new(record));
+                memtable.publish(record);
             }
         }
     })?;

@@ -61,18 +61,14 @@ impl Partition {
     ///
     /// # Errors
     /// When DuckDB cannot be read.
-    pub async fn load_key(
-        self: &Arc<Self>,
-        key: &str,
-        for_write: bool,
-    ) -> Result<Vec<Arc<Record>>, ReadError> {
+    pub async fn load_key(self: &Arc<Self>, key: &str, for_write: bool) -> Result<Vec<Record>, ReadError> {
         let partition = Arc::clone(self);
         let key = key.to_owned();
         let load = move || partition.load_key_blocking(&key, for_write);
         tokio::task::spawn_blocking(load).await.map_err(|_| ReadError::Gone)?
     }
 
-    fn load_key_blocking(&self, key: &str, for_write: bool) -> Result<Vec<Arc<Record>>, ReadError> {
+    fn load_key_blocking(&self, key: &str, for_write: bool) -> Result<Vec<Record>, ReadError> {
         self.without_interference(|reader, epoch| {
             let rows = reader.map_or_else(|| Ok(Vec::new()), |reader| reader.key(key))?;
             let mut memtable = self.memtable.write();
@@ -80,7 +76,7 @@ impl Partition {
                 return Ok(None);
             }
             let mut records = Vec::new();
-            memtable.visit_key(key, |record| records.push(Arc::clone(record)));
+            memtable.visit_key(key, |record| records.push(record.clone()));
             // The key that was just loaded is spared, else a write that needs it would never find it.
             self.evict(&mut memtable, Some(key));
             Ok(Some(records))

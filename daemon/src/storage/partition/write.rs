@@ -206,7 +206,7 @@ impl Partition {
                 while ranges.next_if(|range| range.end <= index).is_some() {}
                 let is_done = ranges.peek().is_some_and(|range| range.contains(&index));
                 if is_done && write.record.seq() > 0 {
-                    memtable.publish(Arc::new(write.record));
+                    memtable.publish(write.record);
                 }
             }
         }
