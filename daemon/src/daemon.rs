@@ -26,9 +26,10 @@ use crate::storage::Storage;
 use crate::storage::partition::{FlushError, OpenError, Shared};
 use crate::wal::commit::InlineSlots;
 
-/// Threads of the runtime that are never blocked by a commit, so that readers always have one.
-const FREE_WORKERS: usize = 2;
-/// Threads of the runtime that commits may block.
+/// Threads of the runtime that are never blocked by a commit, so that readers always have one. On two
+/// processors one more thread cost a tenth of the writes.
+const FREE_WORKERS: usize = 1;
+/// Threads of the runtime that commits may block, at most.
 const MAX_INLINE_COMMITS: usize = 4;
 /// How often dates are looked at that nobody uses any more.
 const IDLE_LOOK: Duration = Duration::from_secs(15);
@@ -139,18 +140,17 @@ fn lock(storages: &[StorageConfig]) -> Result<Vec<DirLock>, DaemonError> {
 
 fn runtime() -> Result<Runtime, DaemonError> {
     Builder::new_multi_thread()
-        .worker_threads(
-            std::env::var("FPW").ok().and_then(|x| x.parse().ok()).unwrap_or(FREE_WORKERS + inline_commits()),
-        )
+        .worker_threads(inline_commits() + FREE_WORKERS)
         .thread_name("worker")
         .enable_all()
         .build()
         .map_err(DaemonError::Start)
 }
 
-/// How many commits may block a worker at once: as many as there are processors, within reason.
+/// How many commits may block a worker at once: one for every two processors, within reason.
 fn inline_commits() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).min(MAX_INLINE_COMMITS)
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors / 2).clamp(1, MAX_INLINE_COMMITS)
 }
 
 fn shared(limits: &Limits, locks: &[DirLock]) -> Result<Arc<Shared>, DaemonError> {
@@ -164,9 +164,7 @@ fn shared(limits: &Limits, locks: &[DirLock]) -> Result<Arc<Shared>, DaemonError
     Ok(Arc::new(Shared {
         disk: RealDisk::shared(),
         engine,
-        inline_slots: InlineSlots::new(
-            std::env::var("FPI").ok().and_then(|x| x.parse().ok()).unwrap_or(inline_commits()),
-        ),
+        inline_slots: InlineSlots::new(inline_commits()),
         limits: limits.clone(),
         stopping: AtomicBool::new(false),
     }))

@@ -167,9 +167,11 @@ impl Default for DaemonStats {
 }
 
 impl DaemonStats {
-    /// A request was read.
-    pub fn note_request(&self, op: &Op<'_>) {
-        self.requests[op.index()].fetch_add(1, Ordering::Relaxed);
+    /// So many requests were read, by operation.
+    pub fn note_requests(&self, counts: &[u32]) {
+        for (total, count) in self.requests.iter().zip(counts).filter(|(_, count)| **count > 0) {
+            total.fetch_add(u64::from(*count), Ordering::Relaxed);
+        }
     }
 
     /// A request was answered with an error.

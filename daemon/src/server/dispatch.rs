@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use fastpersist_protocol::error::{ErrorCode, WireError};
-use fastpersist_protocol::request::{DEFAULT_KEYS_LIMIT, Op, Parsed, Placed, Request, Write, parse};
+use fastpersist_protocol::request::{
+    DEFAULT_KEYS_LIMIT, Delete, Op, Parsed, Placed, Request, Store, Write, parse,
+};
 use fastpersist_protocol::time::{Date, Timestamp};
 use fastpersist_protocol::{json, reply};
 
@@ -29,6 +31,16 @@ pub struct Dispatcher<'s> {
     /// The partition that was last used, and how it was asked for.
     partition: Option<(usize, Option<Date>, Arc<Partition>)>,
     now: Timestamp,
+    /// Where records are put together.
+    scratch: Vec<u8>,
+    /// Requests by operation, counted for all connections when the pass is over.
+    counts: [u32; Op::NAMES.len()],
+}
+
+impl Drop for Dispatcher<'_> {
+    fn drop(&mut self) {
+        self.server.stats.note_requests(&self.counts);
+    }
 }
 
 pub(super) type Answer<T> = Result<T, WireError>;
@@ -44,7 +56,15 @@ pub(super) struct Ask<'a> {
 impl<'s> Dispatcher<'s> {
     /// A dispatcher for one pass over a connection's lines.
     pub fn new(server: &'s Server, peer: &'s Peer) -> Self {
-        Self { server, peer, role: None, partition: None, now: Timestamp::now() }
+        Self {
+            server,
+            peer,
+            role: None,
+            partition: None,
+            now: Timestamp::now(),
+            scratch: Vec::new(),
+            counts: [0; Op::NAMES.len()],
+        }
     }
 
     /// Answers one line, or gathers its writes.
@@ -56,8 +76,11 @@ impl<'s> Dispatcher<'s> {
         let Parsed { id, request } = parse::parse(line, limits);
         let result = match request {
             Ok(request) => {
-                self.server.stats.note_request(&request.op);
-                self.request(id, request, pass, out).await
+                self.counts[request.op.index()] += 1;
+                match self.store_at_once(id, &request, pass) {
+                    Some(done) => done,
+                    None => self.request(id, request, pass, out).await,
+                }
             }
             Err(error) => Err(error),
         };
@@ -83,7 +106,7 @@ impl<'s> Dispatcher<'s> {
         let Request { storage, op } = request;
         let ask = Ask { storage: storage.as_deref(), op: op.name(), needed: needed_role(&op) };
         match op {
-            Op::Store(placed) => self.store(id, ask, placed, pass, out).await,
+            Op::Store(ref placed) => self.store(id, ask, placed, pass, out).await,
             Op::Delete(placed) => self.delete(id, ask, placed, pass, out).await,
             Op::Batch(placed) => self.batch(id, ask, placed, pass, out).await,
             Op::GetKeyProcess { date, ref key, ref process_name } => {
@@ -164,19 +187,24 @@ impl<'s> Dispatcher<'s> {
         if role >= ask.needed { Ok(()) } else { Err(errors::forbidden(ask.op, role, ask.needed)) }
     }
 
-    async fn partition_for_write(&mut self, index: usize, date: Option<Date>) -> Answer<Arc<Partition>> {
-        if let Some((cached, cached_date, partition)) = &self.partition {
-            if (*cached, *cached_date) == (index, date) {
-                return Ok(Arc::clone(partition));
-            }
+    /// Makes sure that the partition for a write is the one that is held.
+    async fn hold_for_write(&mut self, index: usize, date: Option<Date>) -> Answer<()> {
+        if self.held(index, date).is_some() {
+            return Ok(());
         }
         let storage = &self.server.storages[index];
         // The one that is held may be the one that has to make room.
         self.partition = None;
         let partition =
             storage.partition_for_write(date).await.map_err(|error| errors::of_storage(&error))?;
-        self.partition = Some((index, date, Arc::clone(&partition)));
-        Ok(partition)
+        self.partition = Some((index, date, partition));
+        Ok(())
+    }
+
+    /// The partition that is held, where it is the one that is asked for.
+    fn held(&self, index: usize, date: Option<Date>) -> Option<&Arc<Partition>> {
+        let (held_index, held_date, partition) = self.partition.as_ref()?;
+        ((*held_index, *held_date) == (index, date)).then_some(partition)
     }
 
     pub(super) async fn partition_for_read(
@@ -184,10 +212,8 @@ impl<'s> Dispatcher<'s> {
         index: usize,
         date: Option<Date>,
     ) -> Answer<Option<Arc<Partition>>> {
-        if let Some((cached, cached_date, partition)) = &self.partition {
-            if (*cached, *cached_date) == (index, date) {
-                return Ok(Some(Arc::clone(partition)));
-            }
+        if let Some(partition) = self.held(index, date) {
+            return Ok(Some(Arc::clone(partition)));
         }
         self.partition = None;
         let storage = &self.server.storages[index];
@@ -196,38 +222,73 @@ impl<'s> Dispatcher<'s> {
         Ok(partition)
     }
 
-    /// Commits what is gathered where it is for another partition than the one that comes now.
+    /// Holds the partition for a write, and commits what is gathered for another one.
     async fn target<'a>(
         &mut self,
         (index, storage): (usize, &'s Arc<Storage>),
         date: Option<Date>,
         pass: &mut Pass<'a>,
         out: &mut Vec<u8>,
-    ) -> Answer<Arc<Partition>> {
+    ) -> Answer<()> {
         check_field(storage, Model::Dated, date.is_some(), "date")?;
-        let partition = self.partition_for_write(index, date).await?;
-        if pass.is_elsewhere(&partition) {
+        self.hold_for_write(index, date).await?;
+        if self.held(index, date).is_some_and(|partition| pass.is_elsewhere(partition)) {
             pass.finish(out).await;
         }
-        Ok(partition)
+        Ok(())
     }
 
     async fn store<'a>(
         &mut self,
         id: Option<&'a str>,
         ask: Ask<'_>,
-        placed: Placed<fastpersist_protocol::request::Store<'a>>,
+        placed: &Placed<Store<'a>>,
         pass: &mut Pass<'a>,
         out: &mut Vec<u8>,
     ) -> Answer<()> {
-        let Placed { date, durability, write } = placed;
         let (index, storage) = self.allowed(ask)?;
+        self.target((index, storage), placed.date, pass, out).await?;
+        self.gather_store((index, storage), id, placed, pass)
+    }
+
+    /// The usual case, without waiting for anything: a store to the partition that is held. `None` when it
+    /// is not that case.
+    fn store_at_once<'a>(
+        &mut self,
+        id: Option<&'a str>,
+        request: &Request<'a>,
+        pass: &mut Pass<'a>,
+    ) -> Option<Answer<()>> {
+        let Op::Store(placed) = &request.op else { return None };
+        let ask = Ask { storage: request.storage.as_deref(), op: "store", needed: Role::Writer };
+        let target = match self.allowed(ask) {
+            Ok(target) => target,
+            Err(error) => return Some(Err(error)),
+        };
+        let partition = self.held(target.0, placed.date)?;
+        if pass.is_elsewhere(partition) {
+            return None;
+        }
+        Some(self.gather_store(target, id, placed, pass))
+    }
+
+    /// Gathers a store for the partition that is held.
+    fn gather_store<'a>(
+        &mut self,
+        (index, storage): (usize, &'s Arc<Storage>),
+        id: Option<&'a str>,
+        placed: &Placed<Store<'a>>,
+        pass: &mut Pass<'a>,
+    ) -> Answer<()> {
+        let Placed { date, durability, write } = placed;
         let mut warnings = Vec::new();
-        let record = rules::record_of_store(&storage.config().schema, &write, self.now, &mut warnings)
+        let schema = &storage.config().schema;
+        let record = rules::record_of_store(schema, write, self.now, &mut warnings, &mut self.scratch)
             .map_err(|error| errors::of_rule(&error))?;
-        let partition = self.target((index, storage), date, pass, out).await?;
-        let meta = WriteMeta { id, kind: WriteKind::Store, durability, warnings };
-        pass.add(storage, &partition, meta, |submission| submission.push(record, write.if_seq));
+        let meta = WriteMeta { id, kind: WriteKind::Store, durability: *durability, warnings };
+        if let Some(partition) = self.held(index, *date) {
+            pass.add(storage, partition, meta, |submission| submission.push(record, write.if_seq));
+        }
         Ok(())
     }
 
@@ -235,7 +296,7 @@ impl<'s> Dispatcher<'s> {
         &mut self,
         id: Option<&'a str>,
         ask: Ask<'_>,
-        placed: Placed<fastpersist_protocol::request::Delete<'a>>,
+        placed: Placed<Delete<'a>>,
         pass: &mut Pass<'a>,
         out: &mut Vec<u8>,
     ) -> Answer<()> {
@@ -243,9 +304,11 @@ impl<'s> Dispatcher<'s> {
         let (index, storage) = self.allowed(ask)?;
         let record = rules::record_of_delete(&storage.config().schema, &write, self.now)
             .map_err(|error| errors::of_rule(&error))?;
-        let partition = self.target((index, storage), date, pass, out).await?;
+        self.target((index, storage), date, pass, out).await?;
         let meta = WriteMeta { id, kind: WriteKind::Delete, durability, warnings: Vec::new() };
-        pass.add(storage, &partition, meta, |submission| submission.push(record, write.if_seq));
+        if let Some(partition) = self.held(index, date) {
+            pass.add(storage, partition, meta, |submission| submission.push(record, write.if_seq));
+        }
         Ok(())
     }
 
@@ -266,7 +329,9 @@ impl<'s> Dispatcher<'s> {
             let mut own_warnings = Vec::new();
             let (record, if_seq) = match write {
                 Write::Store(store) => {
-                    (rules::record_of_store(schema, store, self.now, &mut own_warnings), store.if_seq)
+                    let scratch = &mut self.scratch;
+                    let record = rules::record_of_store(schema, store, self.now, &mut own_warnings, scratch);
+                    (record, store.if_seq)
                 }
                 Write::Delete(delete) => (rules::record_of_delete(schema, delete, self.now), delete.if_seq),
             };
@@ -274,13 +339,15 @@ impl<'s> Dispatcher<'s> {
             warnings.extend(own_warnings.into_iter().map(|warning| format!("op {position}: {warning}")));
             records.push((record, if_seq));
         }
-        let partition = self.target((index, storage), date, pass, out).await?;
+        self.target((index, storage), date, pass, out).await?;
         let meta = WriteMeta { id, kind: WriteKind::Batch, durability, warnings };
-        pass.add(storage, &partition, meta, |submission| {
-            for (record, if_seq) in records {
-                submission.push(record, if_seq);
-            }
-        });
+        if let Some(partition) = self.held(index, date) {
+            pass.add(storage, partition, meta, |submission| {
+                for (record, if_seq) in records {
+                    submission.push(record, if_seq);
+                }
+            });
+        }
         Ok(())
     }
 

@@ -7,8 +7,6 @@
 //! Invariant: a request sees every write that stands before it on its own connection and touches the
 //! same key.
 
-use std::collections::HashSet;
-use std::hash::{BuildHasher as _, RandomState};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,8 +20,8 @@ use super::errors;
 use crate::server::Server;
 use crate::storage::Storage;
 use crate::storage::memtable::Known;
-use crate::storage::partition::Partition;
-use crate::wal::commit::{Seqs, Submission, UnitResult};
+use crate::storage::partition::{Gone, Partition};
+use crate::wal::commit::{Refusal, Seqs, Submission, UnitResult};
 
 /// An answer that is owed.
 #[derive(Debug)]
@@ -59,8 +57,6 @@ pub(super) struct Pass<'a> {
     submission: Submission,
     owed: Vec<Owed<'a>>,
     staged: Vec<u8>,
-    keys: HashSet<u64>,
-    hasher: RandomState,
     begun: Instant,
 }
 
@@ -72,8 +68,6 @@ impl<'a> Pass<'a> {
             submission: Submission::default(),
             owed: Vec::new(),
             staged: Vec::new(),
-            keys: HashSet::new(),
-            hasher: RandomState::new(),
             begun: Instant::now(),
         }
     }
@@ -90,7 +84,7 @@ impl<'a> Pass<'a> {
 
     /// Whether a write before may touch this key.
     pub(super) fn touches(&self, key: &str) -> bool {
-        !self.keys.is_empty() && self.keys.contains(&self.hasher.hash_one(key))
+        self.submission.writes.iter().any(|write| write.record.key_bytes() == key.as_bytes())
     }
 
     /// Answers something at once; it goes out when its turn comes.
@@ -140,9 +134,6 @@ impl<'a> Pass<'a> {
         }
         let first = self.submission.writes.len();
         add(&mut self.submission);
-        for write in &self.submission.writes[first..] {
-            self.keys.insert(self.hasher.hash_one(write.record.key()));
-        }
         self.submission.end_unit(first, meta.kind == WriteKind::Batch);
         self.submission.sync |= meta.durability == Durability::Sync;
         let WriteMeta { id, kind, durability, warnings } = meta;
@@ -157,7 +148,6 @@ impl<'a> Pass<'a> {
         let owed = std::mem::take(&mut self.owed);
         let staged = std::mem::take(&mut self.staged);
         let submission = std::mem::take(&mut self.submission);
-        self.keys.clear();
         let count = submission.units.len() as u64;
         let results = match self.target.take() {
             Some((storage, partition)) => {
@@ -174,18 +164,10 @@ impl<'a> Pass<'a> {
                 Owed::Written(range) => out.extend_from_slice(&staged[range]),
                 Owed::Write { id, kind, durability, warnings } => {
                     let result = match &mut results {
-                        Ok(results) => {
-                            results.next().unwrap_or(Err(errors::of_gone(&crate::storage::partition::Gone)))
-                        }
+                        Ok(results) => results.next().ok_or_else(|| errors::of_gone(&Gone)),
                         Err(error) => Err(error.clone()),
                     };
-                    let in_batch = kind == WriteKind::Batch;
-                    let result = result.and_then(|result| match result {
-                        UnitResult::Done(seqs) => Ok(seqs),
-                        UnitResult::Refused(refusal) => Err(errors::of_refusal(&refusal, in_batch)),
-                        UnitResult::Cold { .. } => Err(errors::of_busy_key()),
-                    });
-                    match result {
+                    match result.and_then(|result| seqs_of(result, kind)) {
                         Ok(seqs) => write_done(out, id, kind, durability, &seqs, &warnings),
                         Err(error) => {
                             self.server.stats.note_error(error.code);
@@ -198,44 +180,49 @@ impl<'a> Pass<'a> {
     }
 }
 
+fn seqs_of(result: UnitResult, kind: WriteKind) -> Result<Seqs, WireError> {
+    match result {
+        UnitResult::Done(seqs) => Ok(seqs),
+        UnitResult::Refused(refusal) => Err(errors::of_refusal(&refusal, kind == WriteKind::Batch)),
+        UnitResult::Cold { .. } => Err(errors::of_busy_key()),
+    }
+}
+
 /// How often a submission is repeated because memory gave a key back before it was used.
 const COLD_TRIES: usize = 16;
 
 /// Commits a submission; where memory does not know a record on which a write depends, it is loaded and
-/// the rest is submitted again.
+/// the rest is submitted again. What is cold even then stays so in the answer.
 async fn commit(
     partition: &Arc<Partition>,
     mut submission: Submission,
-) -> Result<Vec<Result<UnitResult, WireError>>, WireError> {
+) -> Result<Vec<UnitResult>, WireError> {
     partition.admit().await.map_err(|error| errors::of_busy(&error))?;
     let conditional = submission.writes.iter().any(|w| w.if_seq.is_some() || w.record.is_deleted());
     if !conditional || !partition.may_be_cold() {
-        let results = partition.submit(submission).await.map_err(|error| errors::of_gone(&error))?;
-        return Ok(results.into_iter().map(Ok).collect());
+        return partition.submit(submission).await.map_err(|error| errors::of_gone(&error));
     }
     let mut done = Vec::with_capacity(submission.units.len());
-    for _ in 0..COLD_TRIES {
+    for tries in 1.. {
         let retry = submission.clone_for_retry();
-        let results = partition
-            .submit(std::mem::take(&mut submission))
-            .await
-            .map_err(|error| errors::of_gone(&error))?;
+        let mut results = partition.submit(submission).await.map_err(|error| errors::of_gone(&error))?;
         let cold = results.iter().position(|result| matches!(result, UnitResult::Cold { .. }));
-        let Some(cold) = cold else {
-            done.extend(results.into_iter().map(Ok));
-            return Ok(done);
+        let Some((cold, UnitResult::Cold { key })) = cold.map(|cold| (cold, results[cold].clone())) else {
+            done.append(&mut results);
+            break;
         };
-        let UnitResult::Cold { key } = &results[cold] else { continue };
-        let loaded = partition.load_key(key, true).await;
-        done.extend(results.into_iter().take(cold).map(Ok));
-        submission = retry.without_first(cold);
-        if let Err(error) = loaded {
-            let error = errors::of_read(&error);
-            done.extend(submission.units.iter().map(|_| Err(error.clone())));
-            return Ok(done);
+        let loaded = partition.load_key(&key, true).await;
+        if loaded.is_err() || tries == COLD_TRIES {
+            if let Err(error) = loaded {
+                let refusal = Refusal::Unavailable(errors::of_read(&error).message);
+                results[cold..].fill(UnitResult::Refused(refusal));
+            }
+            done.append(&mut results);
+            break;
         }
+        done.extend(results.drain(..cold));
+        submission = retry.without_first(cold);
     }
-    done.extend(submission.units.iter().map(|_| Err(errors::of_busy_key())));
     Ok(done)
 }
 

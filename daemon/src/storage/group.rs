@@ -175,7 +175,7 @@ pub(super) fn encode(
                     let write = &mut writes[0];
                     write.record.set_seq(*seq);
                     let body = &bodies[write.body.start as usize..write.body.end as usize];
-                    entry::finish_line(body, write.hasher.clone(), *seq, durable_seq, out);
+                    entry::finish_line(body, std::mem::take(&mut write.hasher), *seq, durable_seq, out);
                     encoded.last_seq = *seq;
                     encoded.records += 1;
                 }

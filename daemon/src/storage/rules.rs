@@ -61,6 +61,7 @@ pub fn wrong_field(model: Model, field: &'static str) -> RuleError {
 /// A store, as the record that it asks for.
 ///
 /// What in `data` has the wrong type for its column leaves the column null, and says so in `warnings`.
+/// `scratch` is where the record is put together; it is used again and again.
 ///
 /// # Errors
 /// See [`RuleError`].
@@ -69,6 +70,7 @@ pub fn record_of_store(
     store: &Store<'_>,
     now: Timestamp,
     warnings: &mut Vec<String>,
+    scratch: &mut Vec<u8>,
 ) -> Result<Record, RuleError> {
     check_names(schema.model, &store.address)?;
     if schema.model == Model::Dated && store.value.is_some() {
@@ -109,7 +111,7 @@ pub fn record_of_store(
         }
         number
     });
-    Ok(Record::new(&Columns {
+    let columns = Columns {
         key: &store.address.key,
         names: names(schema.model, &store.address, process_name.as_deref()),
         data: data.text,
@@ -121,7 +123,8 @@ pub fn record_of_store(
         updated_at: now,
         seq: 0,
         deleted: false,
-    }))
+    };
+    Ok(Record::build(&columns, scratch))
 }
 
 /// A delete, as the record that marks the deletion.
@@ -199,7 +202,8 @@ mod tests {
         let schema = Schema { model, extra: Vec::new() };
         let now = Timestamp::from_micros(5).expect("in range");
         let mut warnings = Vec::new();
-        (record_of_store(&schema, &placed.write, now, &mut warnings), warnings)
+        let record = record_of_store(&schema, &placed.write, now, &mut warnings, &mut Vec::new());
+        (record, warnings)
     }
 
     #[test]

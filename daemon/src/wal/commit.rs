@@ -13,6 +13,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crc32fast::Hasher;
 use parking_lot::Mutex;
@@ -55,9 +56,15 @@ pub struct Submission {
     pub sync: bool,
 }
 
+/// What a submission's bodies get at first: enough for a few.
+const FIRST_BODIES_BYTES: usize = 1024;
+
 impl Submission {
     /// Adds one write to the request that is being added.
     pub fn push(&mut self, record: Record, if_seq: Option<u64>) {
+        if self.bodies.capacity() == 0 {
+            self.bodies.reserve(FIRST_BODIES_BYTES);
+        }
         let start = self.bodies.len();
         super::entry::encode_body(&record.columns(), &mut self.bodies);
         let hasher = super::entry::hash_body(&self.bodies[start..]);
@@ -75,7 +82,7 @@ impl Submission {
     #[must_use]
     pub fn clone_for_retry(&self) -> Self {
         let writes = self.writes.iter().map(|write| Write {
-            record: Record::new(&write.record.columns()),
+            record: write.record.clone(),
             body: write.body.clone(),
             hasher: write.hasher.clone(),
             if_seq: write.if_seq,
@@ -166,9 +173,21 @@ pub struct Queue {
 struct QueueState {
     waiting: Vec<Waiting>,
     led: bool,
+    /// Submissions in the last group.
     taken: usize,
+    /// Submissions that were seen around the end of the last group: in it, or waiting behind it.
     expected: usize,
+    /// About how long a sync takes, smoothed.
+    sync: Duration,
+    /// How often waiting has been worth it lately, up to [`FULL_TRUST`].
+    trust: u32,
 }
+
+/// With so much trust a leader waits for as long as a sync takes.
+const FULL_TRUST: u32 = 8;
+
+/// However slow the disk is, a leader waits no longer for others than this.
+const MAX_PATIENCE: Duration = Duration::from_millis(1);
 
 impl Queue {
     /// Adds a submission; answers whether the caller must lead.
@@ -188,6 +207,25 @@ impl Queue {
         let mut state = self.state.lock();
         state.taken = state.waiting.len();
         into.append(&mut state.waiting);
+    }
+
+    /// A sync took so long.
+    pub fn note_sync(&self, took: Duration) {
+        let mut state = self.state.lock();
+        state.sync = (state.sync * 7 + took) / 8;
+    }
+
+    /// How long a leader should wait for those who are likely to come: up to as long as a sync takes, for
+    /// that is what each of them saves by not needing one of its own; less when they did not come lately.
+    pub fn patience(&self) -> Duration {
+        let state = self.state.lock();
+        (state.sync * state.trust / FULL_TRUST).min(MAX_PATIENCE)
+    }
+
+    /// Whether those who were waited for have come.
+    pub fn note_gathering(&self, all_came: bool) {
+        let mut state = self.state.lock();
+        state.trust = if all_came { (state.trust + 1).min(FULL_TRUST) } else { state.trust / 2 };
     }
 
     /// Whether as many wait as were seen around the last group.

@@ -25,7 +25,7 @@ use fastpersist_protocol::time::Date;
 
 use crate::disk::{self, Disk};
 use crate::latch::Latch;
-use segment::{Active, AppendError, ReadySpare, Sealed, Spare};
+use segment::{Active, AppendError, ReadySpare, Sealed, Space, Spare};
 
 /// How long to wait before the next try to reserve space on a full disk.
 const FULL_RETRY: Duration = Duration::from_millis(500);
@@ -279,7 +279,8 @@ impl Wal {
             (None, Place::Daily(_)) => return,
         };
         // Without a spare the next segment is made when it is needed, only slower.
-        self.spare = Spare::begin(&self.disk, directory, self.limits.max_bytes).ok();
+        let space = self.active.as_ref().map_or(Space::Reserved, Active::best_space);
+        self.spare = Spare::begin(&self.disk, directory, self.limits.max_bytes, space).ok();
     }
 
     fn poll_spare(&mut self) {

@@ -20,6 +20,10 @@ const SUFFIX: &str = ".jsonl";
 const SPARE_NAME: &str = "wal_next.jsonl.tmp";
 /// Below this size a segment is not worth preallocating.
 const MIN_PREALLOCATED_BYTES: u64 = 64 * 1024;
+/// How much is written with NUL at a time in a segment that was not prepared.
+const WRITE_AHEAD_BYTES: u64 = 256 * 1024;
+/// For groups of this size it is worth it.
+const WRITE_AHEAD_GROUPS: std::ops::Range<u64> = 1024..64 * 1024;
 /// Beyond this a segment grows as it is written.
 const MAX_PREALLOCATED_BYTES: u64 = 64 << 20;
 
@@ -55,17 +59,19 @@ pub struct Sealed {
 struct Prepared {
     file: Box<dyn DiskFile>,
     path: PathBuf,
-    /// Whether its space is reserved: then a full disk shows before the segment is needed.
-    reserved: bool,
+    /// How much space is reserved: with any, a full disk shows before the segment is needed.
+    reserved: u64,
+    /// How much of it is written with NUL.
+    written: u64,
 }
 
 /// How the space of a segment is had in advance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Space {
-    /// Reserved: quick, and enough for small groups.
+pub enum Space {
+    /// Reserved: quick; what is needed is written with NUL bit by bit.
     Reserved,
     /// Reserved and written with NUL: then the file system has nothing to note down when a group is
-    /// written, which makes the fdatasync of large groups a third shorter.
+    /// written, which makes its fdatasync up to a third shorter.
     Written,
 }
 
@@ -75,15 +81,15 @@ fn prepare(disk: &dyn Disk, path: PathBuf, preallocate_bytes: u64, space: Space)
         _ => {}
     }
     let mut file = disk.create(&path)?;
-    let mut reserved = false;
+    let (mut reserved, mut written) = (0, 0);
     if preallocate_bytes >= MIN_PREALLOCATED_BYTES {
         let bytes = preallocate_bytes.min(MAX_PREALLOCATED_BYTES);
         let had = file.preallocate(bytes).and_then(|()| match space {
             Space::Reserved => Ok(()),
-            Space::Written => write_nul(&mut *file, bytes),
+            Space::Written => write_nul(&mut *file, 0, bytes),
         });
         match had {
-            Ok(()) => reserved = true,
+            Ok(()) => (reserved, written) = (bytes, if space == Space::Written { bytes } else { 0 }),
             // Some file systems cannot; then the file grows as it is written.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
             Err(error) => {
@@ -94,14 +100,13 @@ fn prepare(disk: &dyn Disk, path: PathBuf, preallocate_bytes: u64, space: Space)
         }
         file.sync()?;
     }
-    Ok(Prepared { file, path, reserved })
+    Ok(Prepared { file, path, reserved, written })
 }
 
-fn write_nul(file: &mut dyn DiskFile, bytes: u64) -> io::Result<()> {
+fn write_nul(file: &mut dyn DiskFile, mut offset: u64, end: u64) -> io::Result<()> {
     let chunk = [0u8; 64 * 1024];
-    let mut offset = 0;
-    while offset < bytes {
-        let length = (bytes - offset).min(chunk.len() as u64) as usize;
+    while offset < end {
+        let length = (end - offset).min(chunk.len() as u64) as usize;
         file.write_at(offset, &chunk[..length])?;
         offset += length as u64;
     }
@@ -118,10 +123,15 @@ impl Spare {
     ///
     /// # Errors
     /// When no thread can be had.
-    pub fn begin(disk: &Arc<dyn Disk>, directory: &Path, preallocate_bytes: u64) -> io::Result<Self> {
+    pub fn begin(
+        disk: &Arc<dyn Disk>,
+        directory: &Path,
+        preallocate_bytes: u64,
+        space: Space,
+    ) -> io::Result<Self> {
         let disk = Arc::clone(disk);
         let path = directory.join(SPARE_NAME);
-        let work = move || prepare(&*disk, path, preallocate_bytes, Space::Written);
+        let work = move || prepare(&*disk, path, preallocate_bytes, space);
         std::thread::Builder::new().name("wal-prepare".to_owned()).spawn(work).map(Self)
     }
 
@@ -162,8 +172,11 @@ pub struct Active {
     offset: u64,
     /// The length up to which space is reserved, or 0.
     capacity: u64,
+    /// The length up to which the file was written, be it with NUL.
+    written: u64,
     last_seq: u64,
     records: u64,
+    groups: u64,
     opened_at: Instant,
 }
 
@@ -194,9 +207,11 @@ impl Active {
             file: prepared.file,
             path,
             offset: 0,
-            capacity: if prepared.reserved { preallocate_bytes.min(MAX_PREALLOCATED_BYTES) } else { 0 },
+            capacity: prepared.reserved,
+            written: prepared.written,
             last_seq: 0,
             records: 0,
+            groups: 0,
             opened_at: Instant::now(),
         })
     }
@@ -210,7 +225,7 @@ impl Active {
         if let Err(error) = self.file.write_at(self.offset, lines) {
             return Err(match self.file.truncate(self.offset) {
                 Ok(()) => {
-                    self.capacity = 0;
+                    (self.capacity, self.written) = (0, 0);
                     AppendError::TakenBack(error)
                 }
                 Err(_) => AppendError::Stuck(error),
@@ -218,8 +233,27 @@ impl Active {
         }
         self.offset += lines.len() as u64;
         self.records += records;
+        self.groups += 1;
+        self.write_ahead(lines.len() as u64);
         self.last_seq = last_seq;
         Ok(())
+    }
+
+    /// Writes NUL behind the lines when they reach space that is only reserved, so that the next groups
+    /// find it written. The smallest groups have nothing to gain, for many of them share a block, and the
+    /// largest neither: they would do it each time.
+    fn write_ahead(&mut self, lines_bytes: u64) {
+        if self.capacity == 0 || self.offset <= self.written {
+            return;
+        }
+        self.written = self.offset;
+        let end = self.capacity.min(self.offset + WRITE_AHEAD_BYTES);
+        if WRITE_AHEAD_GROUPS.contains(&lines_bytes) && end > self.offset {
+            // It is only a help: where it fails, the file reads as NUL all the same.
+            if write_nul(&mut *self.file, self.offset, end).is_ok() {
+                self.written = end;
+            }
+        }
     }
 
     /// Brings everything appended to stable storage. Never call it again after an error.
@@ -228,6 +262,14 @@ impl Active {
     /// When fdatasync fails.
     pub fn sync(&mut self) -> io::Result<()> {
         self.file.sync()
+    }
+
+    /// What is best for the next segment, by the groups that this one got: written ahead for middling
+    /// groups. For small ones it makes no difference; with large ones so much is written that to write it
+    /// twice costs more of the processor than the shorter fdatasync saves.
+    pub fn best_space(&self) -> Space {
+        let average = self.offset / self.groups.max(1);
+        if WRITE_AHEAD_GROUPS.contains(&average) { Space::Written } else { Space::Reserved }
     }
 
     /// Bytes of whole lines.

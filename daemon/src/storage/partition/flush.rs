@@ -22,8 +22,10 @@ const TAKEN_AT_ONCE: usize = 512;
 /// After a flush of so many rows the allocator is asked to give memory back.
 const TRIM_ROWS: u64 = 100_000;
 /// After a flush that was started by the number of records, the next one waits so many times as long as
-/// it took: then flushing costs busy writers about a tenth of the machine.
-const PAUSE_FACTOR: u32 = 9;
+/// it took, and no less than the shortest pause: then flushing costs busy writers about a twentieth of the
+/// machine.
+const PAUSE_FACTOR: u32 = 19;
+const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Why a flush did not succeed. Nothing is lost: the records stay in memory and in the log.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +94,7 @@ impl Partition {
         let took = begun.elapsed();
         match &result {
             Ok(0) => {}
-            Ok(_) => turn.not_before = Instant::now() + took * PAUSE_FACTOR,
+            Ok(_) => turn.not_before = Instant::now() + (took * PAUSE_FACTOR).max(SHORTEST_PAUSE),
             Err(_) => turn.not_before = Instant::now() + Duration::from_secs(1),
         }
         self.stats.note_flush(took, result.as_ref().map(|rows| *rows).map_err(ToString::to_string));

@@ -18,7 +18,6 @@ pub(super) struct Buffers {
     lines: Vec<u8>,
 }
 
-static PATIENCE: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
 /// Lines of one group are kept allocated up to this size.
 const KEPT_BUFFER_BYTES: usize = 4 << 20;
 
@@ -93,14 +92,12 @@ impl Partition {
     /// they are likely to come again.
     async fn gather(&self) {
         let begun = Instant::now();
-        let patience = std::time::Duration::from_micros(
-            PATIENCE
-                .get_or_init(|| std::env::var("FPP").ok().and_then(|x| x.parse().ok()).unwrap_or(0))
-                .to_owned(),
-        );
+        let patience = self.queue.patience();
         loop {
             tokio::task::yield_now().await;
-            if self.queue.is_gathered() || begun.elapsed() >= patience {
+            let gathered = self.queue.is_gathered();
+            if gathered || begun.elapsed() >= patience {
+                self.queue.note_gathering(gathered);
                 return;
             }
         }
@@ -171,7 +168,7 @@ impl Partition {
             return refuse_done(results, &refusal(&error));
         }
         drop(wal);
-        self.publish(group, &results);
+        self.publish(group);
         if self.watermarks.appended() - self.watermarks.flushed() >= self.config.batch_size {
             self.want_flush();
         }
@@ -186,6 +183,7 @@ impl Partition {
             let begun = Instant::now();
             wal.sync()?;
             self.watermarks.advance_durable();
+            self.queue.note_sync(begun.elapsed());
             self.stats.note_fsync(begun.elapsed());
         } else {
             self.wake.notify_one();
@@ -194,18 +192,12 @@ impl Partition {
         Ok(())
     }
 
-    fn publish(&self, group: &mut [Waiting], results: &[Vec<UnitResult>]) {
+    /// Lets readers see what is done. A record has a place if and only if its request is done.
+    fn publish(&self, group: &mut [Waiting]) {
         let mut memtable = self.memtable.write();
-        for (waiting, results) in group.iter_mut().zip(results) {
-            let done = waiting.submission.units.iter().zip(results);
-            let done = done.filter(|(_, result)| matches!(result, UnitResult::Done(_)));
-            let ranges: Vec<_> = done.map(|(unit, _)| unit.writes.clone()).collect();
-            let writes = std::mem::take(&mut waiting.submission.writes);
-            let mut ranges = ranges.into_iter().peekable();
-            for (index, write) in (0u32..).zip(writes) {
-                while ranges.next_if(|range| range.end <= index).is_some() {}
-                let is_done = ranges.peek().is_some_and(|range| range.contains(&index));
-                if is_done && write.record.seq() > 0 {
+        for waiting in group {
+            for write in waiting.submission.writes.drain(..) {
+                if write.record.seq() > 0 {
                     memtable.publish(write.record);
                 }
             }
