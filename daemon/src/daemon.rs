@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 
-use crate::config::{Config, Limits, StorageConfig};
+use crate::config::{self, Config, Limits, Overrides, StorageConfig};
 use crate::dir_lock::{DirLock, LockError};
 use crate::disk::{self, RealDisk};
 use crate::duck::{DuckError, Engine, EngineSettings};
@@ -88,11 +89,12 @@ impl DaemonError {
     }
 }
 
-/// Runs the daemon until it is told to stop. `on_ready` is called once it answers requests.
+/// Runs the daemon until it is told to stop. `on_ready` is called once it answers requests; `overrides` are
+/// what the configuration was loaded with, and is again on SIGHUP.
 ///
 /// # Errors
 /// See [`DaemonError`]; [`DaemonError::exit_code`] says what the process should exit with.
-pub fn run(config: Config, on_ready: impl FnOnce(&str)) -> Result<(), DaemonError> {
+pub fn run(config: Config, overrides: Overrides, on_ready: impl FnOnce(&str)) -> Result<(), DaemonError> {
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(DaemonError::Start)?;
     let locks = lock(&config.storages)?;
     let runtime = runtime()?;
@@ -102,14 +104,14 @@ pub fn run(config: Config, on_ready: impl FnOnce(&str)) -> Result<(), DaemonErro
     let socket = Socket::bind(&config.daemon)?;
     let (stop, stopping) = watch::channel(false);
     let server = Arc::new(Server {
-        access: AccessTable::new(&config),
+        access: RwLock::new(AccessTable::new(&config)),
         storages,
         stats: DaemonStats::default(),
         stopping: stopping.clone(),
         config,
     });
     let hurry = Arc::new(AtomicBool::new(false));
-    let listener = Listener::spawn(signals, stop, Arc::clone(&hurry), Arc::clone(&server))?;
+    let listener = Listener::spawn(signals, stop, Arc::clone(&hurry), Arc::clone(&server), overrides)?;
     on_ready(socket.name());
     runtime.block_on(async {
         let keeper = tokio::spawn(keep(Arc::clone(&server)));
@@ -227,6 +229,7 @@ impl Listener {
         stop: watch::Sender<bool>,
         hurry: Arc<AtomicBool>,
         server: Arc<Server>,
+        overrides: Overrides,
     ) -> Result<Self, DaemonError> {
         let handle = signals.handle();
         let runtime = Handle::current();
@@ -243,9 +246,7 @@ impl Listener {
                         let _ = stop.send(true);
                     }
                     SIGUSR1 => runtime.block_on(async { log_stats(&server) }),
-                    _ => tracing::warn!(
-                        "the configuration is not read again while running; restart the daemon"
-                    ),
+                    _ => reload(&server, &overrides),
                 }
             }
         };
@@ -256,6 +257,26 @@ impl Listener {
     fn close(self) {
         self.handle.close();
         let _ = self.thread.join();
+    }
+}
+
+/// Reads the configuration again. Who may do what changes at once; everything else needs a restart, and
+/// when it differs, nothing changes at all.
+fn reload(server: &Server, overrides: &Overrides) {
+    let new = match config::load(overrides) {
+        Ok(new) => new,
+        Err(error) => {
+            tracing::error!(%error, "the configuration was read again and is wrong; the old one stays");
+            return;
+        }
+    };
+    let fixed = server.config.fixed_keys_changed(&new);
+    if fixed.is_empty() {
+        *server.access.write() = AccessTable::new(&new);
+        tracing::info!("the configuration was read again; access is as it says now");
+    } else {
+        let keys = fixed.join(", ");
+        tracing::error!(%keys, "the configuration was read again, but these cannot change while running; the old one stays");
     }
 }
 

@@ -60,7 +60,7 @@ fn main() -> ExitCode {
         eprintln!("fastpersistd: log_dir cannot be used: {error}");
         return ExitCode::from(EXIT_CONFIG);
     }
-    let ended = daemon::run(config, |socket| {
+    let ended = daemon::run(config, overrides, |socket| {
         // Nobody has to watch: without standard output the daemon runs as well.
         let _ = daemon::greet(socket);
     });

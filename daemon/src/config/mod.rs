@@ -5,6 +5,7 @@
 //!
 //! Invariant: no two storages share a directory or a database file.
 
+mod changes;
 mod check;
 mod raw;
 

@@ -122,3 +122,27 @@ fn the_daemon_table_is_checked_too() {
         assert!(message.contains(key), "{lines}: {message}");
     }
 }
+
+#[test]
+fn what_cannot_change_while_running_is_named() {
+    let old = load_text(&with_storage("")).expect("right");
+    assert_eq!(old.fixed_keys_changed(&old), [""; 0]);
+    let text = with_storage(
+        "batch_size = 7\n[limits]\nmax_line_bytes = 4096\n[storage.more]\nmodel = \"dated\"\nbase_dir = \"/srv/more\"",
+    );
+    let new = load_text(&text).expect("right");
+    assert_eq!(
+        new_keys(&old, &new),
+        ["limits.max_line_bytes", "storage.jobs.batch_size", "storage.more (added)"]
+    );
+    assert_eq!(
+        new_keys(&new, &old),
+        ["limits.max_line_bytes", "storage.jobs.batch_size", "storage.more (removed)"]
+    );
+    let access = load_text(&with_storage("[[access]]\nuid = 1\nrole = \"reader\"")).expect("right");
+    assert_eq!(new_keys(&old, &access), [""; 0], "who may do what can change");
+}
+
+fn new_keys(old: &Config, new: &Config) -> Vec<String> {
+    old.fixed_keys_changed(new)
+}

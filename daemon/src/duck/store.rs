@@ -35,7 +35,16 @@ pub enum Files {
 }
 
 impl Files {
-    /// Whether any of the files is there.
+    /// The files, in the order in which a flush writes them.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        let (first, second) = match self {
+            Self::Dated { data } => (data, None),
+            Self::Collection { history, latest } => (history, Some(latest)),
+        };
+        std::iter::once(first).chain(second).map(PathBuf::as_path)
+    }
+
+    /// Whether any of them is there.
     pub fn exist(&self) -> bool {
         match self {
             Self::Dated { data } => data.exists(),

@@ -179,7 +179,7 @@ impl<'s> Dispatcher<'s> {
             Some((cached, role)) if cached == storage => role,
             _ => {
                 let name = storage.map(|index| self.server.storages[index].config().name.as_str());
-                let role = self.server.access.role(self.peer, name);
+                let role = self.server.access.read().role(self.peer, name);
                 self.role = Some((storage, role));
                 role
             }

@@ -3,6 +3,7 @@
 use fastpersist_protocol::error::{ErrorCode, WireError};
 
 use crate::config::Role;
+use crate::export::ExportError;
 use crate::storage::StorageError;
 use crate::storage::exporting::ExportingError;
 use crate::storage::partition::{Busy, FlushError, Gone, ReadError};
@@ -56,7 +57,7 @@ pub(super) fn of_flush(error: &FlushError) -> WireError {
     let code = match error {
         FlushError::NoRoom { .. } | FlushError::Wal(WalError::Full(_)) => ErrorCode::DiskFull,
         FlushError::Wal(_) => ErrorCode::ReadOnly,
-        FlushError::Duck(_) => return internal("the flush", error),
+        FlushError::Duck(_) | FlushError::Directory(_) => return internal("the flush", error),
     };
     WireError::new(code, error.to_string())
 }
@@ -100,6 +101,10 @@ pub(super) fn of_export(error: &ExportingError) -> WireError {
         ExportingError::Storage(error) => of_storage(error),
         ExportingError::Flush(error) => of_flush(error),
         ExportingError::Read(error) => of_read(error),
+        // The data has a name that no directory can have; everything else was exported.
+        ExportingError::Export(ExportError::TooLong { .. }) => {
+            WireError::new(ErrorCode::BadRequest, error.to_string())
+        }
         _ => internal("the export", error),
     }
 }

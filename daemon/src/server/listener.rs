@@ -174,7 +174,9 @@ fn admit(stream: Stream, server: &Arc<Server>, by_uid: &ByUid, connections: &mut
     let Stream::UdSocket(stream) = stream;
     let stream = UnixStream::from(stream);
     let peer = match stream.peer_cred() {
-        Ok(credentials) => Peer::new(credentials.uid(), credentials.gid(), credentials.pid(), &server.access),
+        Ok(credentials) => {
+            Peer::new(credentials.uid(), credentials.gid(), credentials.pid(), &server.access.read())
+        }
         Err(error) => {
             tracing::warn!(%error, "the system does not tell who connects; the connection is refused");
             return;

@@ -17,6 +17,7 @@ mod report;
 
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -32,7 +33,7 @@ pub struct Server {
     /// The storages, sorted by name.
     pub storages: Vec<Arc<Storage>>,
     /// Who may do what.
-    pub access: AccessTable,
+    pub access: RwLock<AccessTable>,
     /// The daemon's counters.
     pub stats: DaemonStats,
     /// Turns true when the daemon stops.

@@ -9,8 +9,8 @@
 //! - **damage**: something that was durable is no longer readable. It is never skipped.
 //!
 //! How they are told apart: a write that tears leaves out whole sectors, which then read as NUL, or ends
-//! early. Every line carries `durable_seq`, the watermark at which it was written. So a hole is torn
-//! when it has NUL in it *and* no later valid line says that the missing record had been durable. A bad
+//! early; a single NUL in the middle of a line is no such hole. Every line carries `durable_seq`, the watermark at which it was written. So a hole is torn
+//! when it has such a hole in it *and* no later valid line says that the missing record had been durable. A bad
 //! line without NUL and with valid lines behind it cannot be a torn write, nor can a valid line in the
 //! wrong place.
 //!
@@ -97,7 +97,7 @@ fn judge_rest(rest: &[u8], offset: usize, expected_seq: Option<u64>) -> Result<b
     if rest.iter().all(|byte| *byte == 0) {
         return Ok(false);
     }
-    let first_hole = memchr::memchr(0, rest).unwrap_or(rest.len());
+    let first_hole = first_hole(rest, offset).unwrap_or(rest.len());
     for (line, at) in valid_lines(rest) {
         let Some((seq, durable_seq)) = entry::read_places(line) else { continue };
         let was_durable = expected_seq.is_none_or(|expected| durable_seq >= expected);
@@ -109,6 +109,26 @@ fn judge_rest(rest: &[u8], offset: usize, expected_seq: Option<u64>) -> Result<b
         }
     }
     Ok(true)
+}
+
+/// What a disk writes or does not write in one piece, in bytes.
+const SECTOR_BYTES: usize = 512;
+
+/// Where the first run of NUL begins that a torn write can have left: it ends with a sector or with the
+/// file, and begins with a sector or with the first line that was on its way.
+fn first_hole(rest: &[u8], offset: usize) -> Option<usize> {
+    let mut from = 0;
+    loop {
+        let start = from + memchr::memchr(0, &rest[from..])?;
+        let length = rest[start..].iter().position(|byte| *byte != 0).unwrap_or(rest.len() - start);
+        let end = start + length;
+        let starts_right = start == 0 || (offset + start) % SECTOR_BYTES == 0;
+        let ends_right = end == rest.len() || (offset + end) % SECTOR_BYTES == 0;
+        if starts_right && ends_right {
+            return Some(start);
+        }
+        from = end;
+    }
 }
 
 /// How a line begins; a newline before it may be damaged or swallowed by a hole.
@@ -220,19 +240,39 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_in_an_unsynced_group_is_torn_and_in_a_synced_one_damage() {
-        for (durable_seq, torn) in [(0, true), (1, false), (2, false)] {
+    fn a_lost_sector_in_an_unsynced_group_is_torn_and_in_a_synced_one_damage() {
+        // Lines 2 to 9 are one group; one sector of it never reached the disk. Line 10 tells what was
+        // durable when it was written.
+        for (durable_seq, torn) in [(0, true), (1, true), (9, false)] {
             let mut bytes = line(1, 0);
-            let hole = bytes.len();
-            bytes.extend_from_slice(&line(2, 0));
-            bytes[hole + 10..hole + 30].fill(0);
-            bytes.extend_from_slice(&line(3, durable_seq));
+            bytes.extend((2..10).flat_map(|seq| line(seq, 1)));
+            bytes[SECTOR_BYTES..2 * SECTOR_BYTES].fill(0);
+            bytes.extend_from_slice(&line(10, durable_seq));
             let (seqs, end) = scan_seqs(&bytes);
-            assert_eq!(seqs, [1]);
-            // Record 2 was durable when line 3 was written only if line 3 says 2 or more.
-            let expect_torn = torn || durable_seq < 2;
-            assert_eq!(end.is_ok_and(|end| end.torn), expect_torn, "durable_seq {durable_seq}");
+            assert_eq!(seqs, [1, 2]);
+            assert_eq!(end.is_ok_and(|end| end.torn), torn, "durable_seq {durable_seq}");
         }
+    }
+
+    #[test]
+    fn the_first_sector_of_a_group_is_torn_from_where_the_group_begins() {
+        let mut bytes = line(1, 0);
+        let start = bytes.len();
+        bytes.extend((2..10).flat_map(|seq| line(seq, 1)));
+        bytes[start..SECTOR_BYTES].fill(0);
+        let (seqs, end) = scan_seqs(&bytes);
+        assert_eq!((seqs, end.map(|end| end.torn)), (vec![1], Ok(true)));
+    }
+
+    #[test]
+    fn a_single_nul_is_no_lost_sector() {
+        let mut bytes = line(1, 0);
+        let at = bytes.len() + 40;
+        bytes.extend((2..10).flat_map(|seq| line(seq, 1)));
+        bytes[at] = 0;
+        let (seqs, end) = scan_seqs(&bytes);
+        assert_eq!(seqs, [1]);
+        assert!(end.is_err(), "the whole group may have been answered");
     }
 
     #[test]

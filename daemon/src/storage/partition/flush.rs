@@ -8,13 +8,17 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Partition;
+use crate::disk;
 use crate::duck::{DuckError, FlushBatch, FlushRow, FlushRows, FlushWrite, Present, Store};
 use crate::memory;
 use crate::storage::memtable::{DirtyRow, PendingWrite, Replaces, Taking, Unflushed};
 use crate::wal::WalError;
 
-/// DuckDB's own log is brought into its file when it is longer than this.
-const CHECKPOINT_LOG_BYTES: u64 = 64 << 20;
+/// DuckDB's own log is brought into its file when it is longer than this, or than a share of the file:
+/// replaying it is part of the next start.
+const CHECKPOINT_LOG_BYTES: u64 = 1 << 20;
+const CHECKPOINT_SHARE: u64 = 32;
+const MAX_CHECKPOINT_LOG_BYTES: u64 = 64 << 20;
 /// What must stay free on the disk while DuckDB writes: on a full disk a checkpoint can lose rows.
 const FREE_FLOOR_BYTES: u64 = 8 << 20;
 /// How many rows are taken from memory before writers are let in.
@@ -36,6 +40,9 @@ pub enum FlushError {
     /// The log could not be synced, so what is in memory must not go to DuckDB.
     #[error(transparent)]
     Wal(#[from] WalError),
+    /// The database's directory cannot be made.
+    #[error("the database's directory cannot be made: {0}")]
+    Directory(std::io::Error),
     /// There is too little room for DuckDB to write safely.
     #[error("only {free_bytes} bytes are free, a flush may need {needed_bytes}; it is tried again later")]
     NoRoom {
@@ -155,10 +162,26 @@ impl Partition {
         if outcome.rows >= TRIM_ROWS {
             memory::give_back();
         }
-        if store.wal_bytes() > CHECKPOINT_LOG_BYTES {
+        if store.wal_bytes() > self.checkpoint_log_bytes() {
             self.checkpoint(&store, through_seq);
         }
         Ok(outcome.rows)
+    }
+
+    /// How long DuckDB's own log may get: the larger the file, the more a checkpoint has to write.
+    fn checkpoint_log_bytes(&self) -> u64 {
+        let length = |file: &std::path::Path| std::fs::metadata(file).map_or(0, |metadata| metadata.len());
+        let file_bytes: u64 = self.files.paths().map(length).sum();
+        (CHECKPOINT_LOG_BYTES + file_bytes / CHECKPOINT_SHARE).min(MAX_CHECKPOINT_LOG_BYTES)
+    }
+
+    /// Brings what DuckDB replayed from its own log at the start into its file, so that starts do not get
+    /// longer from kill to kill.
+    pub(super) fn settle(&self) {
+        let _turn = self.flush_turn.lock();
+        if let Some(store) = self.store().filter(|store| store.wal_bytes() > 0) {
+            self.checkpoint(&store, store.flushed_seq());
+        }
     }
 
     fn check_room(&self) -> Result<(), FlushError> {
@@ -172,9 +195,13 @@ impl Partition {
         }
     }
 
-    fn open_store(&self) -> Result<Arc<Store>, DuckError> {
+    fn open_store(&self) -> Result<Arc<Store>, FlushError> {
         if let Some(store) = self.store() {
             return Ok(store);
+        }
+        for file in self.files.paths() {
+            disk::create_dir_durably(&*self.shared.disk, disk::parent_of(file))
+                .map_err(FlushError::Directory)?;
         }
         let (engine, schema) = (Arc::clone(&self.shared.engine), Arc::new(self.config.schema.clone()));
         let store = Arc::new(Store::open(engine, schema, self.files.clone())?);

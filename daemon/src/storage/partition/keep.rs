@@ -28,10 +28,14 @@ impl Partition {
     pub(super) fn spawn_keeper(partition: &Arc<Self>) {
         let keeper = keep(Arc::downgrade(partition));
         tokio::spawn(keeper);
-        if partition.must_fill() {
+        if partition.store().is_some() {
             let partition = Arc::clone(partition);
-            // Memory that stays cold is slow, not wrong.
             tokio::task::spawn_blocking(move || {
+                partition.settle();
+                if !partition.must_fill() {
+                    return;
+                }
+                // Memory that stays cold is slow, not wrong.
                 if let Err(error) = partition.fill() {
                     tracing::warn!(storage = %partition.config.name, %error, "memory could not be filled from DuckDB");
                 }

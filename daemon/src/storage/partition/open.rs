@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::flush::FlushTurn;
 use super::{Layout, Partition, Shared};
 use crate::config::StorageConfig;
-use crate::duck::{DuckError, Files, Store};
+use crate::duck::{DuckError, Store};
 use crate::latch::Latch;
 use crate::stats::StorageStats;
 use crate::storage::memtable::Memtable;
@@ -148,15 +148,11 @@ impl Opened {
             Ok(replayed) => replayed,
             Err(log) => return Err(OpenError::Database { duck, log }),
         };
-        let files: &[&Path] = match &layout.files {
-            Files::Dated { data } => &[data],
-            Files::Collection { history, latest } => &[history, latest],
-        };
-        for file in files {
+        for file in layout.files.paths() {
             move_aside(shared, file).map_err(|source| OpenError::Aside {
                 file: file.display().to_string(),
                 source,
-                duck: DuckError::Path { path: (*file).to_owned() },
+                duck: DuckError::Path { path: file.to_owned() },
             })?;
         }
         tracing::error!(storage = %config.name, error = %duck, records = recovered.last_seq,
