@@ -9,7 +9,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fastpersist_protocol::frame::{Line, LineBuffer};
 use fastpersist_protocol::reply;
@@ -20,53 +20,11 @@ use tokio::sync::watch;
 use super::access::Peer;
 use super::dispatch::Dispatcher;
 use super::pass::Pass;
+use super::wire::Wire;
 use super::{Server, errors};
 
 /// How long a stopping daemon waits for a client to take its last answers.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// An output buffer is kept allocated up to this size.
-const KEPT_OUTPUT_BYTES: usize = 256 * 1024;
-
-/// Answers that wait for the client to read them.
-#[derive(Debug, Default)]
-struct Output {
-    bytes: Vec<u8>,
-    sent: usize,
-    stalled_since: Option<Instant>,
-}
-
-impl Output {
-    fn waiting(&self) -> usize {
-        self.bytes.len() - self.sent
-    }
-
-    /// Sends what the socket takes now.
-    fn send(&mut self, stream: &UnixStream) -> io::Result<()> {
-        while self.waiting() > 0 {
-            match stream.try_write(&self.bytes[self.sent..]) {
-                Ok(count) => {
-                    self.sent += count;
-                    self.stalled_since = None;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.stalled_since.get_or_insert_with(Instant::now);
-                    break;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        if self.waiting() == 0 {
-            self.bytes.clear();
-            self.bytes.shrink_to(KEPT_OUTPUT_BYTES);
-            self.sent = 0;
-        } else if self.sent > KEPT_OUTPUT_BYTES {
-            self.bytes.drain(..self.sent);
-            self.sent = 0;
-        }
-        Ok(())
-    }
-}
 
 /// What the connection waits for.
 enum Event {
@@ -78,12 +36,13 @@ enum Event {
 /// One connection; see the module.
 #[derive(Debug)]
 pub struct Connection {
-    stream: UnixStream,
+    wire: Arc<Wire>,
     peer: Peer,
     server: Arc<Server>,
     stopping: watch::Receiver<bool>,
     input: LineBuffer,
-    output: Output,
+    /// Answers that are not yet given to the wire.
+    answers: Vec<u8>,
     ended: bool,
 }
 
@@ -92,7 +51,8 @@ impl Connection {
     pub fn new(stream: UnixStream, peer: Peer, server: Arc<Server>) -> Self {
         let input = LineBuffer::new(server.config.limits.max_line_bytes);
         let stopping = server.stopping.clone();
-        Self { stream, peer, server, stopping, input, output: Output::default(), ended: false }
+        let wire = Arc::new(Wire::new(stream));
+        Self { wire, peer, server, stopping, input, answers: Vec::new(), ended: false }
     }
 
     /// Serves the client until it is gone or the daemon stops.
@@ -104,24 +64,32 @@ impl Connection {
             }
             Err(error) => tracing::debug!(uid = self.peer.uid, %error, "a connection broke"),
         }
+        // A leader may still hold the wire; the client learns of the end when that is over.
+        self.wire.committed().await;
     }
 
     async fn run(&mut self) -> io::Result<()> {
         loop {
-            self.output.send(&self.stream)?;
-            if self.ended && self.output.waiting() == 0 {
-                return Ok(());
+            self.wire.push(&mut self.answers)?;
+            if !self.is_full() && self.input.peek(0).is_some() {
+                self.process().await?;
+                continue;
+            }
+            if self.ended {
+                self.wire.committed().await;
+                if self.wire.waiting() == 0 {
+                    return Ok(());
+                }
             }
             if self.wants_input() && self.read()? {
-                self.process().await;
                 continue;
             }
             match self.wait().await? {
                 Event::Ready => {}
                 Event::Stopping => return self.drain().await,
                 Event::Stalled => {
-                    let message =
-                        format!("{} bytes of answers wait and the client reads none", self.output.waiting());
+                    let waiting = self.wire.waiting();
+                    let message = format!("{waiting} bytes of answers wait and the client reads none");
                     return Err(io::Error::new(io::ErrorKind::TimedOut, message));
                 }
             }
@@ -129,38 +97,40 @@ impl Connection {
     }
 
     fn is_full(&self) -> bool {
-        self.output.waiting() > self.server.config.limits.max_output_bytes
+        self.wire.waiting() > self.server.config.limits.max_output_bytes
     }
 
     fn wants_input(&self) -> bool {
         !self.ended && !self.is_full()
     }
 
-    /// Reads what there is; answers whether there may be complete lines now.
+    /// Reads what there is; answers whether there was anything.
     fn read(&mut self) -> io::Result<bool> {
-        match self.stream.try_read(self.input.space()) {
-            Ok(0) => {
+        match self.wire.read(self.input.space())? {
+            None => Ok(false),
+            Some(0) => {
                 // Half-closed: what was asked is answered, half a line is nobody's.
                 self.ended = true;
                 Ok(false)
             }
-            Ok(count) => {
+            Some(count) => {
                 self.input.fill(count);
+                // Half a line may be over its limit already.
+                if self.input.peek(0).is_none() {
+                    self.input.consume(0);
+                }
                 Ok(true)
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
-            Err(error) => Err(error),
         }
     }
 
     async fn wait(&mut self) -> io::Result<Event> {
-        let interest = match (self.wants_input(), self.output.waiting() > 0) {
+        let interest = match (self.wants_input(), self.wire.waiting() > 0) {
             (true, true) => Interest::READABLE | Interest::WRITABLE,
             (true, false) => Interest::READABLE,
             (false, _) => Interest::WRITABLE,
         };
-        let stalled_at = match self.output.stalled_since {
+        let stalled_at = match self.wire.stalled_since() {
             Some(since) if self.is_full() || self.ended => {
                 Some(since + self.server.config.limits.output_stall_timeout)
             }
@@ -174,17 +144,18 @@ impl Connection {
         };
         tokio::select! {
             biased;
-            ready = self.stream.ready(interest) => ready.map(|_| Event::Ready),
+            ready = self.wire.ready(interest) => ready.map(|()| Event::Ready),
             _ = self.stopping.wait_for(|stopping| *stopping) => Ok(Event::Stopping),
             () = stalled => Ok(Event::Stalled),
         }
     }
 
-    /// Works on every complete line that was read.
-    async fn process(&mut self) {
+    /// Works on every complete line that was read, once the answers before are on their way.
+    async fn process(&mut self) -> io::Result<()> {
+        self.wire.committed().await;
         let limits = &self.server.config.limits;
-        let out = &mut self.output.bytes;
-        let sent = self.output.sent;
+        let out = &mut self.answers;
+        let waiting = self.wire.waiting();
         let mut at = 0;
         let mut dispatcher = Dispatcher::new(&self.server, &self.peer);
         let mut pass = Pass::new(&self.server);
@@ -201,39 +172,41 @@ impl Connection {
                 pass.finish(out).await;
                 pass_from = at;
             }
-            if out.len() - sent > limits.max_output_bytes {
+            if out.len() + waiting > limits.max_output_bytes {
                 break;
             }
         }
-        pass.finish(out).await;
         drop(dispatcher);
+        pass.end(&self.wire, out).await?;
         self.input.consume(at);
+        Ok(())
     }
 
     /// The daemon stops: what was read is answered, what comes now is refused, and the client gets the
     /// time to take it.
     async fn drain(&mut self) -> io::Result<()> {
+        self.wire.committed().await;
         while self.read()? {
             let mut at = 0;
             while let Some((line, next)) = self.input.peek(at) {
                 if line != Line::Bytes(&[]) {
-                    reply::error(&mut self.output.bytes, id_of(line), &errors::shutting_down());
+                    reply::error(&mut self.answers, id_of(line), &errors::shutting_down());
                 }
                 at = next;
             }
             self.input.consume(at);
-            if self.is_full() {
+            if self.answers.len() > self.server.config.limits.max_output_bytes {
                 break;
             }
         }
         let taken = async {
-            while self.output.waiting() > 0 {
-                self.output.send(&self.stream)?;
-                if self.output.waiting() > 0 {
-                    self.stream.writable().await?;
+            loop {
+                self.wire.push(&mut self.answers)?;
+                if self.wire.waiting() == 0 {
+                    return Ok(());
                 }
+                self.wire.ready(Interest::WRITABLE).await?;
             }
-            Ok(())
         };
         tokio::time::timeout(DRAIN_TIMEOUT, taken).await.unwrap_or(Ok(()))
     }

@@ -12,7 +12,8 @@ use fastpersist_protocol::time::{Date, Timestamp};
 use fastpersist_protocol::{json, reply};
 
 use super::access::{Peer, needed_role};
-use super::pass::{Pass, WriteKind, WriteMeta};
+use super::answers::{WriteKind, WriteMeta};
+use super::pass::Pass;
 use super::{Server, errors, report};
 use crate::config::Role;
 use crate::storage::Storage;
@@ -285,7 +286,8 @@ impl<'s> Dispatcher<'s> {
         let schema = &storage.config().schema;
         let record = rules::record_of_store(schema, write, self.now, &mut warnings, &mut self.scratch)
             .map_err(|error| errors::of_rule(&error))?;
-        let meta = WriteMeta { id, kind: WriteKind::Store, durability: *durability, warnings };
+        let meta =
+            WriteMeta { id: id.map(Into::into), kind: WriteKind::Store, durability: *durability, warnings };
         if let Some(partition) = self.held(index, *date) {
             pass.add(storage, partition, meta, |submission| submission.push(record, write.if_seq));
         }
@@ -305,7 +307,8 @@ impl<'s> Dispatcher<'s> {
         let record = rules::record_of_delete(&storage.config().schema, &write, self.now)
             .map_err(|error| errors::of_rule(&error))?;
         self.target((index, storage), date, pass, out).await?;
-        let meta = WriteMeta { id, kind: WriteKind::Delete, durability, warnings: Vec::new() };
+        let meta =
+            WriteMeta { id: id.map(Into::into), kind: WriteKind::Delete, durability, warnings: Vec::new() };
         if let Some(partition) = self.held(index, date) {
             pass.add(storage, partition, meta, |submission| submission.push(record, write.if_seq));
         }
@@ -340,7 +343,7 @@ impl<'s> Dispatcher<'s> {
             records.push((record, if_seq));
         }
         self.target((index, storage), date, pass, out).await?;
-        let meta = WriteMeta { id, kind: WriteKind::Batch, durability, warnings };
+        let meta = WriteMeta { id: id.map(Into::into), kind: WriteKind::Batch, durability, warnings };
         if let Some(partition) = self.held(index, date) {
             pass.add(storage, partition, meta, |submission| {
                 for (record, if_seq) in records {

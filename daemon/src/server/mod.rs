@@ -7,6 +7,7 @@
 //! client can make grow is bounded by a name in [`crate::config::Limits`].
 
 pub mod access;
+mod answers;
 pub mod connection;
 pub mod dispatch;
 mod errors;
@@ -14,6 +15,7 @@ pub mod listener;
 mod pass;
 mod reads;
 mod report;
+mod wire;
 
 use std::sync::Arc;
 

@@ -7,67 +7,38 @@
 //! Invariant: a request sees every write that stands before it on its own connection and touches the
 //! same key.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use fastpersist_protocol::error::WireError;
-use fastpersist_protocol::json;
 use fastpersist_protocol::reply;
 use fastpersist_protocol::request::Durability;
 
-use super::errors;
-use crate::server::Server;
+use super::answers::{Answers, DirectAnswers, WriteKind, WriteMeta};
+use super::wire::Wire;
+use super::{Server, errors};
 use crate::storage::Storage;
 use crate::storage::memtable::Known;
-use crate::storage::partition::{Gone, Partition};
-use crate::wal::commit::{Refusal, Seqs, Submission, UnitResult};
-
-/// An answer that is owed.
-#[derive(Debug)]
-enum Owed<'a> {
-    /// Already written, in `staged`.
-    Written(Range<usize>),
-    /// A write's, when its group is committed.
-    Write { id: Option<&'a str>, kind: WriteKind, durability: Durability, warnings: Vec<String> },
-}
-
-/// Which of the writes was asked for: their answers differ.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum WriteKind {
-    Store,
-    Delete,
-    Batch,
-}
-
-/// What a write's answer needs beside its places.
-#[derive(Debug)]
-pub(super) struct WriteMeta<'a> {
-    pub(super) id: Option<&'a str>,
-    pub(super) kind: WriteKind,
-    pub(super) durability: Durability,
-    pub(super) warnings: Vec<String>,
-}
+use crate::storage::partition::Partition;
+use crate::wal::commit::{Refusal, Reply, Submission, UnitResult};
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Pass<'a> {
-    server: &'a Server,
+    server: &'a Arc<Server>,
     target: Option<(Arc<Storage>, Arc<Partition>)>,
     submission: Submission,
-    owed: Vec<Owed<'a>>,
-    staged: Vec<u8>,
+    answers: Answers<'a>,
     begun: Instant,
 }
 
 impl<'a> Pass<'a> {
-    pub(super) fn new(server: &'a Server) -> Self {
+    pub(super) fn new(server: &'a Arc<Server>) -> Self {
         Self {
             server,
             target: None,
             submission: Submission::default(),
-            owed: Vec::new(),
-            staged: Vec::new(),
+            answers: Answers::default(),
             begun: Instant::now(),
         }
     }
@@ -89,13 +60,14 @@ impl<'a> Pass<'a> {
 
     /// Answers something at once; it goes out when its turn comes.
     pub(super) fn answer(&mut self, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
-        if self.owed.is_empty() {
+        if self.answers.is_empty() {
             write(out);
-            return;
+        } else {
+            self.answers.stage(|staged| {
+                write(staged);
+                Some(())
+            });
         }
-        let start = self.staged.len();
-        write(&mut self.staged);
-        self.owed.push(Owed::Written(start..self.staged.len()));
     }
 
     /// Like [`answer`](Self::answer), where `write` may find that it has nothing to write.
@@ -104,15 +76,19 @@ impl<'a> Pass<'a> {
         out: &mut Vec<u8>,
         write: impl FnOnce(&mut Vec<u8>) -> Known<T>,
     ) -> Known<T> {
-        if self.owed.is_empty() {
+        if self.answers.is_empty() {
             return write(out);
         }
-        let start = self.staged.len();
-        let known = write(&mut self.staged);
-        if matches!(known, Known::Live(_)) {
-            self.owed.push(Owed::Written(start..self.staged.len()));
-        }
-        known
+        let mut unknown = Known::Cold;
+        let live = self.answers.stage(|staged| match write(staged) {
+            Known::Live(live) => Some(live),
+            Known::Absent => {
+                unknown = Known::Absent;
+                None
+            }
+            Known::Cold => None,
+        });
+        live.map_or(unknown, Known::Live)
     }
 
     /// Answers with an error.
@@ -136,56 +112,62 @@ impl<'a> Pass<'a> {
         add(&mut self.submission);
         self.submission.end_unit(first, meta.kind == WriteKind::Batch);
         self.submission.sync |= meta.durability == Durability::Sync;
-        let WriteMeta { id, kind, durability, warnings } = meta;
-        self.owed.push(Owed::Write { id, kind, durability, warnings });
+        self.answers.owe(meta);
     }
 
     /// Commits what is gathered and writes every answer that is owed.
     pub(super) async fn finish(&mut self, out: &mut Vec<u8>) {
-        if self.owed.is_empty() {
+        if self.answers.is_empty() {
             return;
         }
-        let owed = std::mem::take(&mut self.owed);
-        let staged = std::mem::take(&mut self.staged);
+        let answers = std::mem::take(&mut self.answers);
         let submission = std::mem::take(&mut self.submission);
-        let count = submission.units.len() as u64;
+        let units = submission.units.len() as u64;
         let results = match self.target.take() {
             Some((storage, partition)) => {
                 let results = commit(&partition, submission).await;
-                storage.stats().requests.note(self.begun.elapsed(), count);
+                storage.stats().requests.note(self.begun.elapsed(), units);
                 results
             }
             None => Ok(Vec::new()),
         };
         self.begun = Instant::now();
-        let mut results = results.map(Vec::into_iter);
-        for owed in owed {
-            match owed {
-                Owed::Written(range) => out.extend_from_slice(&staged[range]),
-                Owed::Write { id, kind, durability, warnings } => {
-                    let result = match &mut results {
-                        Ok(results) => results.next().ok_or_else(|| errors::of_gone(&Gone)),
-                        Err(error) => Err(error.clone()),
-                    };
-                    match result.and_then(|result| seqs_of(result, kind)) {
-                        Ok(seqs) => write_done(out, id, kind, durability, &seqs, &warnings),
-                        Err(error) => {
-                            self.server.stats.note_error(error.code);
-                            reply::error(out, id, &error);
-                        }
-                    }
-                }
-            }
-        }
+        answers.write(results, self.server, out);
+    }
+
+    /// Ends the pass. Where nothing stands in the way, the commit leader writes the answers straight to the
+    /// client, behind those in `out`; else they are in `out` when this returns.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub(super) async fn end(mut self, wire: &Arc<Wire>, out: &mut Vec<u8>) -> std::io::Result<()> {
+        let simple = |partition: &Arc<Partition>| {
+            partition.has_room() && (!is_conditional(&self.submission) || !partition.may_be_cold())
+        };
+        let target = self.target.take_if(|(_, partition)| simple(partition));
+        let Some((storage, partition)) = target else {
+            self.finish(out).await;
+            return Ok(());
+        };
+        wire.push(out)?;
+        wire.begin_commit();
+        let direct = DirectAnswers {
+            answers: self.answers.into_owned(),
+            wire: Arc::clone(wire),
+            server: Arc::clone(self.server),
+            storage,
+            begun: self.begun,
+            units: self.submission.units.len() as u64,
+        };
+        let reply = Reply::new(move |results| direct.write(results));
+        partition.submit_with(self.submission, reply).await;
+        Ok(())
     }
 }
 
-fn seqs_of(result: UnitResult, kind: WriteKind) -> Result<Seqs, WireError> {
-    match result {
-        UnitResult::Done(seqs) => Ok(seqs),
-        UnitResult::Refused(refusal) => Err(errors::of_refusal(&refusal, kind == WriteKind::Batch)),
-        UnitResult::Cold { .. } => Err(errors::of_busy_key()),
-    }
+/// Whether what is done depends on what memory knows.
+fn is_conditional(submission: &Submission) -> bool {
+    submission.writes.iter().any(|write| write.if_seq.is_some() || write.record.is_deleted())
 }
 
 /// How often a submission is repeated because memory gave a key back before it was used.
@@ -198,8 +180,7 @@ async fn commit(
     mut submission: Submission,
 ) -> Result<Vec<UnitResult>, WireError> {
     partition.admit().await.map_err(|error| errors::of_busy(&error))?;
-    let conditional = submission.writes.iter().any(|w| w.if_seq.is_some() || w.record.is_deleted());
-    if !conditional || !partition.may_be_cold() {
+    if !is_conditional(&submission) || !partition.may_be_cold() {
         return partition.submit(submission).await.map_err(|error| errors::of_gone(&error));
     }
     let mut done = Vec::with_capacity(submission.units.len());
@@ -224,40 +205,4 @@ async fn commit(
         submission = retry.without_first(cold);
     }
     Ok(done)
-}
-
-fn write_done(
-    out: &mut Vec<u8>,
-    id: Option<&str>,
-    kind: WriteKind,
-    durability: Durability,
-    seqs: &Seqs,
-    warnings: &[String],
-) {
-    reply::begin_ok(out, id);
-    match seqs {
-        Seqs::One(seq) => {
-            reply::field(out, "seq");
-            write_seq(out, *seq);
-            if kind == WriteKind::Delete {
-                reply::field(out, "deleted");
-                json::write_bool(out, seq.is_some());
-            }
-        }
-        Seqs::Many(seqs) => {
-            reply::field(out, "seqs");
-            reply::array(out, seqs, |out, seq| write_seq(out, *seq));
-        }
-    }
-    reply::field(out, "durable");
-    json::write_bool(out, durability == Durability::Sync);
-    reply::warnings(out, warnings);
-    reply::end(out);
-}
-
-fn write_seq(out: &mut Vec<u8>, seq: Option<u64>) {
-    match seq {
-        Some(seq) => json::write_u64(out, seq),
-        None => out.extend_from_slice(b"null"),
-    }
 }

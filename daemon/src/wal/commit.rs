@@ -11,13 +11,13 @@
 //!
 //! Invariant: a submission is answered exactly once, and durable only after fdatasync succeeded.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crc32fast::Hasher;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
 
 use crate::storage::record::Record;
 
@@ -160,7 +160,46 @@ pub struct Waiting {
     /// What to do.
     pub submission: Submission,
     /// Who waits for it.
-    pub reply: oneshot::Sender<Vec<UnitResult>>,
+    pub reply: Reply,
+}
+
+/// What is done with a submission's results, on the leader's thread; it must not block. Called exactly
+/// once: with [`Gone`] when the committer failed.
+pub struct Reply(Option<Box<ReplyFn>>);
+
+type ReplyFn = dyn FnOnce(Result<Vec<UnitResult>, Gone>) + Send;
+
+/// The committer failed in a way that should not be possible; the log takes no more writes.
+#[derive(Debug, thiserror::Error)]
+#[error("the committer failed; whether the write is on disk shows after a restart")]
+pub struct Gone;
+
+impl Reply {
+    /// Does this with the results.
+    pub fn new(with_results: impl FnOnce(Result<Vec<UnitResult>, Gone>) + Send + 'static) -> Self {
+        Self(Some(Box::new(with_results)))
+    }
+
+    /// Gives the results back.
+    pub fn send(mut self, results: Vec<UnitResult>) {
+        if let Some(with_results) = self.0.take() {
+            with_results(Ok(results));
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if let Some(with_results) = self.0.take() {
+            with_results(Err(Gone));
+        }
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reply")
+    }
 }
 
 /// The submissions that wait for the next group.

@@ -23,7 +23,9 @@ use tokio::sync::Notify;
 pub use flush::FlushError;
 pub use open::OpenError;
 pub use read::{KeysPage, ReadError};
-pub use write::{Busy, Gone};
+pub use write::Busy;
+
+pub use crate::wal::commit::Gone;
 
 use super::memtable::Memtable;
 use crate::config::{Limits, StorageConfig};

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::Partition;
 use crate::storage::group::{self, Encoded, Start};
 use crate::wal::WalError;
-use crate::wal::commit::{Refusal, Submission, UnitResult, Waiting};
+use crate::wal::commit::{Gone, Refusal, Reply, Submission, UnitResult, Waiting};
 
 /// What a committer uses again and again.
 #[derive(Debug, Default)]
@@ -31,11 +31,6 @@ pub struct Busy {
     max_pending_bytes: usize,
 }
 
-/// The committer failed in a way that should not be possible; the log takes no more writes.
-#[derive(Debug, thiserror::Error)]
-#[error("the committer failed; whether the write is on disk shows after a restart")]
-pub struct Gone;
-
 impl Partition {
     pub(super) fn unflushed_bytes(&self) -> usize {
         self.memtable.read().pending_bytes() + self.flushing_bytes.load(Ordering::Relaxed)
@@ -47,13 +42,13 @@ impl Partition {
     /// [`Busy`] when there is none after `limits.busy_wait_ms`.
     pub async fn admit(&self) -> Result<(), Busy> {
         let max_pending_bytes = self.config.max_pending_bytes;
-        if self.unflushed_bytes() < max_pending_bytes {
+        if self.has_room() {
             return Ok(());
         }
         let wait = async {
             loop {
                 let room = self.room.notified();
-                if self.unflushed_bytes() < max_pending_bytes {
+                if self.has_room() {
                     return;
                 }
                 self.want_flush();
@@ -65,18 +60,33 @@ impl Partition {
             .map_err(|_| Busy { pending_bytes: self.unflushed_bytes(), max_pending_bytes })
     }
 
+    /// Whether there is room for more unflushed records right now.
+    pub fn has_room(&self) -> bool {
+        self.unflushed_bytes() < self.config.max_pending_bytes
+    }
+
     /// Commits what one connection has, together with what others have; answers each request in order.
-    ///
-    /// Must not be cancelled: whoever leads has to come to the end.
     ///
     /// # Errors
     /// [`Gone`] when the committer panicked.
     pub async fn submit(self: &Arc<Self>, submission: Submission) -> Result<Vec<UnitResult>, Gone> {
-        let (reply, answer) = oneshot::channel();
+        let (sender, answer) = oneshot::channel();
+        let reply = Reply::new(move |results| {
+            // A connection that is gone needs no answer.
+            let _ = sender.send(results);
+        });
+        self.submit_with(submission, reply).await;
+        answer.await.unwrap_or(Err(Gone))
+    }
+
+    /// Commits what one connection has, and gives the results to `reply`, now or when another leader has
+    /// them.
+    ///
+    /// Must not be cancelled: whoever leads has to come to the end.
+    pub async fn submit_with(self: &Arc<Self>, submission: Submission, reply: Reply) {
         if self.queue.push(Waiting { submission, reply }) {
             self.lead_once().await;
         }
-        answer.await.map_err(|_| Gone)
     }
 
     /// Commits one group, and leaves the next ones to a task of their own.
@@ -147,8 +157,7 @@ impl Partition {
             None => self.commit_group(group, lines),
         };
         for (waiting, results) in group.drain(..).zip(results) {
-            // A connection that is gone needs no answer.
-            let _ = waiting.reply.send(results);
+            waiting.reply.send(results);
         }
         lines.clear();
         lines.shrink_to(KEPT_BUFFER_BYTES);

@@ -1,0 +1,160 @@
+//! A connection's sending side, shared with whoever commits its writes.
+//!
+//! The commit leader writes the answers of a group straight to the sockets: to wake each connection's task
+//! for that cost more than the answer itself, and on two processors it took the client's place on the
+//! other one. While a commit owes answers, the connection reads on but works on nothing new.
+//!
+//! Invariant: bytes go out in the order of the requests. Answers are appended by one side at a time: by
+//! the leader while a commit is under way, else by the connection.
+
+use std::io;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio::io::{Interest, Ready};
+use tokio::net::UnixStream;
+use tokio::sync::Notify;
+
+/// An output buffer is kept allocated up to this size.
+const KEPT_OUTPUT_BYTES: usize = 256 * 1024;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Wire {
+    stream: UnixStream,
+    state: Mutex<State>,
+    /// Told when the connection's task has something to do that its socket does not tell.
+    attention: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    bytes: Vec<u8>,
+    sent: usize,
+    stalled_since: Option<Instant>,
+    /// A commit owes answers.
+    under_way: bool,
+    /// The connection's task waits until it does not.
+    awaited: bool,
+    error: Option<io::Error>,
+}
+
+impl State {
+    fn waiting(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
+    /// Sends what the socket takes now.
+    fn send(&mut self, stream: &UnixStream) {
+        while self.waiting() > 0 && self.error.is_none() {
+            match stream.try_write(&self.bytes[self.sent..]) {
+                Ok(count) => {
+                    self.sent += count;
+                    self.stalled_since = None;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.stalled_since.get_or_insert_with(Instant::now);
+                    break;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => self.error = Some(error),
+            }
+        }
+        if self.waiting() == 0 {
+            self.bytes.clear();
+            self.bytes.shrink_to(KEPT_OUTPUT_BYTES);
+            self.sent = 0;
+        } else if self.sent > KEPT_OUTPUT_BYTES {
+            self.bytes.drain(..self.sent);
+            self.sent = 0;
+        }
+    }
+}
+
+impl Wire {
+    pub(super) fn new(stream: UnixStream) -> Self {
+        Self { stream, state: Mutex::default(), attention: Notify::new() }
+    }
+
+    /// Appends answers and sends what the socket takes now; `answers` is empty afterwards.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub(super) fn push(&self, answers: &mut Vec<u8>) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if state.bytes.is_empty() {
+            std::mem::swap(&mut state.bytes, answers);
+        } else {
+            state.bytes.extend_from_slice(answers);
+        }
+        answers.clear();
+        state.send(&self.stream);
+        state.error.take().map_or(Ok(()), Err)
+    }
+
+    /// Bytes that the client has not taken.
+    pub(super) fn waiting(&self) -> usize {
+        self.state.lock().waiting()
+    }
+
+    /// Since when the client has taken nothing, while something waits for it.
+    pub(super) fn stalled_since(&self) -> Option<Instant> {
+        self.state.lock().stalled_since
+    }
+
+    /// A commit owes answers from now on.
+    pub(super) fn begin_commit(&self) {
+        self.state.lock().under_way = true;
+    }
+
+    /// The commit's answers. The connection's task is only woken when it must do something about them.
+    pub(super) fn end_commit(&self, answers: &[u8]) {
+        let mut state = self.state.lock();
+        state.bytes.extend_from_slice(answers);
+        state.send(&self.stream);
+        state.under_way = false;
+        let awaited = std::mem::take(&mut state.awaited);
+        if awaited || state.waiting() > 0 || state.error.is_some() {
+            self.attention.notify_one();
+        }
+    }
+
+    /// Waits until no commit owes answers.
+    pub(super) async fn committed(&self) {
+        loop {
+            {
+                let mut state = self.state.lock();
+                if !state.under_way {
+                    return;
+                }
+                state.awaited = true;
+            }
+            self.attention.notified().await;
+        }
+    }
+
+    /// Reads what there is; `None` when there is nothing now.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub(super) fn read(&self, space: &mut [u8]) -> io::Result<Option<usize>> {
+        match self.stream.try_read(space) {
+            Ok(count) => Ok(Some(count)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits until the socket is ready, or a commit's answers need attention.
+    ///
+    /// # Errors
+    /// When the socket cannot be waited for.
+    pub(super) async fn ready(&self, interest: Interest) -> io::Result<()> {
+        tokio::select! {
+            biased;
+            ready = self.stream.ready(interest) => ready.map(|_: Ready| ()),
+            () = self.attention.notified() => Ok(()),
+        }
+    }
+}
