@@ -14,7 +14,8 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The operations on directories and names.
+/// The operations on directories and names. Each fails with what the operating system says.
+#[allow(clippy::missing_errors_doc)]
 pub trait Disk: Send + Sync + fmt::Debug {
     /// Creates a file that must not exist yet. Its name is durable only after [`sync_dir`](Self::sync_dir).
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
@@ -38,7 +39,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
 }
 
-/// The operations on one open file.
+/// The operations on one open file. Each fails with what the operating system says.
+#[allow(clippy::missing_errors_doc)]
 pub trait DiskFile: Send + fmt::Debug {
     /// Writes all bytes at an offset.
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;

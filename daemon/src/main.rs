@@ -22,7 +22,7 @@ struct Arguments {
     /// The configuration file [default: /etc/fastpersistd/config.toml where it exists, else two storages]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where storages without a base_dir of their own live
+    /// Where storages without a `base_dir` of their own live
     #[arg(long, value_name = "DIR")]
     base_dir: Option<PathBuf>,
     /// The socket: a path, or @name in the abstract namespace

@@ -1,6 +1,8 @@
 //! The daemon's arguments, on the real binary. That this test is here also makes cargo build the binary
 //! for the workspace's test crate.
 
+#![allow(clippy::expect_used)]
+
 use std::process::{Command, Output};
 
 fn run(arguments: &[&str]) -> Output {

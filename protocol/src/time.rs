@@ -87,7 +87,7 @@ fn split_offset(text: &str) -> Option<(&str, i64)> {
     let Some(at) = text.rfind(['+', '-']) else { return Some((text, 0)) };
     let (clock, offset) = text.split_at(at);
     let sign = if offset.starts_with('-') { -1 } else { 1 };
-    let (hours, minutes) = match offset[1..].as_bytes() {
+    let (hours, minutes) = match &offset.as_bytes()[1..] {
         [h1, h2] => (two(*h1, *h2)?, 0),
         [h1, h2, m1, m2] | [h1, h2, b':', m1, m2] => (two(*h1, *h2)?, two(*m1, *m2)?),
         _ => return None,

@@ -120,7 +120,7 @@ pub(super) fn latest(rows: Vec<FlushRow>) -> FlushBatch {
 }
 
 pub(super) fn history(records: Vec<Record>) -> FlushBatch {
-    let through_seq = records.iter().map(|record| record.seq()).max().unwrap_or(0);
+    let through_seq = records.iter().map(super::super::storage::record::Record::seq).max().unwrap_or(0);
     let writes = records.into_iter().map(|record| FlushWrite { record, present: Present::Unknown });
     FlushBatch { through_seq, rows: FlushRows::History(writes.collect()) }
 }

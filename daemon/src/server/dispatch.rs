@@ -114,19 +114,19 @@ impl<'s> Dispatcher<'s> {
                 let (index, storage) = self.allowed(ask)?;
                 expect_model(storage, Model::Dated, "get_key_process", "get_item")?;
                 let names = Names::Dated { process_name: process_name.as_deref() };
-                self.get_one(id, index, date, key, names, pass, out).await
+                self.get_one(id, (index, date), key, names, pass, out).await
             }
             Op::GetItem { ref key, ref collection_name, ref item_name } => {
                 let (index, storage) = self.allowed(ask)?;
                 expect_model(storage, Model::Collection, "get_item", "get_key_process")?;
                 let names = Names::Collection { collection_name, item_name };
-                self.get_one(id, index, None, key, names, pass, out).await
+                self.get_one(id, (index, None), key, names, pass, out).await
             }
             Op::GetKey { date, ref key, ref collection_name } => {
                 let (index, storage) = self.allowed(ask)?;
                 check_field(storage, Model::Collection, collection_name.is_some(), "collection_name")?;
                 check_field(storage, Model::Dated, date.is_some(), "date")?;
-                self.get_key(id, index, date, key, collection_name.as_deref(), pass, out).await
+                self.get_key(id, (index, date), key, collection_name.as_deref(), pass, out).await
             }
             Op::Keys { date, ref prefix, ref after, limit } => {
                 let (index, storage) = self.allowed(ask)?;

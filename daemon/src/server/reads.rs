@@ -19,8 +19,7 @@ impl Dispatcher<'_> {
     pub(super) async fn get_one(
         &mut self,
         id: Option<&str>,
-        index: usize,
-        date: Option<Date>,
+        (index, date): (usize, Option<Date>),
         key: &str,
         names: Names<'_>,
         pass: &mut Pass<'_>,
@@ -54,8 +53,7 @@ impl Dispatcher<'_> {
     pub(super) async fn get_key(
         &mut self,
         id: Option<&str>,
-        index: usize,
-        date: Option<Date>,
+        (index, date): (usize, Option<Date>),
         key: &str,
         collection: Option<&str>,
         pass: &mut Pass<'_>,
@@ -122,10 +120,10 @@ impl Dispatcher<'_> {
         let mut names: Vec<String> = Vec::new();
         if let Some(partition) = self.partition_for_read(index, None).await? {
             each_record(&partition, key, |record| {
-                if let Names::Collection { collection_name, .. } = record.names() {
-                    if names.last().is_none_or(|last| last != collection_name) {
-                        names.push(collection_name.to_owned());
-                    }
+                if let Names::Collection { collection_name, .. } = record.names()
+                    && names.last().is_none_or(|last| last != collection_name)
+                {
+                    names.push(collection_name.to_owned());
                 }
             })
             .await?;

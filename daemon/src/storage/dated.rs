@@ -97,7 +97,7 @@ impl Dated {
     ///
     /// # Errors
     /// See [`StorageError`].
-    pub async fn partition(self: &Self, date: Date) -> Result<Arc<Partition>, StorageError> {
+    pub async fn partition(&self, date: Date) -> Result<Arc<Partition>, StorageError> {
         if let Some(partition) = self.open.lock().get(&date) {
             partition.touch();
             return Ok(Arc::clone(partition));

@@ -158,7 +158,7 @@ fn names<'a>(model: Model, address: &'a Address<'_>, process_name: Option<&'a st
     }
 }
 
-fn present<'a>(raw: Option<Raw<'a>>) -> Option<Raw<'a>> {
+fn present(raw: Option<Raw<'_>>) -> Option<Raw<'_>> {
     raw.filter(|raw| !raw.is_null())
 }
 

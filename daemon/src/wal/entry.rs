@@ -190,15 +190,15 @@ pub fn decode(line: &[u8], model: Model) -> Result<Entry, EntryError> {
         .object(|scanner, name| {
             let value = scanner.value()?;
             if name == "ops" {
-                ops = Some(value)
+                ops = Some(value);
             } else {
-                fields.set(&name, value)
+                fields.set(&name, value);
             }
             Ok(())
         })
         .map_err(|error| meaning(&error.to_string()))?;
-    let seq = fields.number("seq", fields.seq)?;
-    let durable_seq = fields.number("durable_seq", fields.durable_seq)?;
+    let seq = number("seq", fields.seq)?;
+    let durable_seq = number("durable_seq", fields.durable_seq)?;
     let records = match ops {
         Some(ops) => decode_ops(&ops, seq, model)?,
         None => vec![fields.record(seq, model)?],
@@ -228,6 +228,10 @@ fn decode_ops(ops: &Raw<'_>, seq: u64, model: Model) -> Result<Vec<Record>, Entr
         })
         .map_err(|error| meaning(&error.to_string()))?;
     fault.map_or(Ok(records), Err)
+}
+
+fn number(name: &str, raw: Option<Raw<'_>>) -> Result<u64, EntryError> {
+    raw.and_then(|raw| raw.as_u64()).ok_or_else(|| meaning(&format!("{name} is no number")))
 }
 
 fn meaning(what: &str) -> EntryError {
@@ -278,10 +282,6 @@ impl<'a> LineFields<'a> {
             }
         };
         *slot = Some(value);
-    }
-
-    fn number(&self, name: &str, raw: Option<Raw<'_>>) -> Result<u64, EntryError> {
-        raw.and_then(|raw| raw.as_u64()).ok_or_else(|| meaning(&format!("{name} is no number")))
     }
 
     fn record(&self, seq: u64, model: Model) -> Result<Record, EntryError> {

@@ -168,10 +168,10 @@ impl Wal {
         if self.synced {
             return Ok(());
         }
-        if let Some(active) = &mut self.active {
-            if let Err(error) = active.sync() {
-                return Err(self.fail("fdatasync of", error));
-            }
+        if let Some(active) = &mut self.active
+            && let Err(error) = active.sync()
+        {
+            return Err(self.fail("fdatasync of", error));
         }
         self.synced = true;
         Ok(())
@@ -219,10 +219,10 @@ impl Wal {
     }
 
     fn next_number(&self, directory: &Path) -> io::Result<u64> {
-        if let Some((newest, number)) = &self.newest {
-            if newest == directory {
-                return Ok(number + 1);
-            }
+        if let Some((newest, number)) = &self.newest
+            && newest == directory
+        {
+            return Ok(number + 1);
         }
         let names = self.disk.list(directory)?;
         Ok(names.iter().filter_map(|name| segment::number_of(name)).max().unwrap_or(0) + 1)

@@ -170,9 +170,13 @@ fn find(disk: &dyn Disk, directories: &[PathBuf]) -> Result<(Vec<Found>, Vec<Pat
             if segment::number_of(&name).is_none() {
                 continue;
             }
-            let Some(first_seq) = first_seq(disk, &path).map_err(RecoverError::io(&path))? else {
-                leftovers.push(path);
-                continue;
+            let first_seq = match beginning(disk, &path).map_err(RecoverError::io(&path))? {
+                Beginning::Empty => {
+                    leftovers.push(path);
+                    continue;
+                }
+                Beginning::Unreadable => None,
+                Beginning::Record(seq) => Some(seq),
             };
             let metadata = std::fs::metadata(&path).map_err(RecoverError::io(&path))?;
             let modified = metadata.modified().map_err(RecoverError::io(&path))?;
@@ -184,27 +188,34 @@ fn find(disk: &dyn Disk, directories: &[PathBuf]) -> Result<(Vec<Found>, Vec<Pat
     Ok((found, leftovers))
 }
 
-/// The place of a segment's first record: `None` when the segment holds nothing at all, `Some(None)`
-/// when its first line is unreadable. Only the head is read, so that retained segments cost little.
-fn first_seq(disk: &dyn Disk, path: &Path) -> io::Result<Option<Option<u64>>> {
+/// How a segment begins.
+enum Beginning {
+    /// It holds nothing at all.
+    Empty,
+    /// Its first line is unreadable.
+    Unreadable,
+    /// With this record.
+    Record(u64),
+}
+
+/// How a segment begins. Only the head is read, so that retained segments cost little.
+fn beginning(disk: &dyn Disk, path: &Path) -> io::Result<Beginning> {
     let head = disk.read_head(path, HEAD_BYTES)?;
-    if head.first().is_some_and(|byte| *byte != 0) {
-        if let Some(end) = memchr::memchr(b'\n', &head) {
-            return Ok(Some(places_of(&head[..end])));
-        }
+    if head.first().is_some_and(|byte| *byte != 0)
+        && let Some(end) = memchr::memchr(b'\n', &head)
+    {
+        return Ok(beginning_of(&head[..end]));
     }
     let bytes = disk.read(path)?;
     if bytes.iter().all(|byte| *byte == 0) {
-        return Ok(None);
+        return Ok(Beginning::Empty);
     }
-    Ok(Some(memchr::memchr(b'\n', &bytes).and_then(|end| places_of(&bytes[..end]))))
+    Ok(memchr::memchr(b'\n', &bytes).map_or(Beginning::Unreadable, |end| beginning_of(&bytes[..end])))
 }
 
-fn places_of(line: &[u8]) -> Option<u64> {
-    if !entry::has_valid_checksum(line) {
-        return None;
-    }
-    entry::read_places(line).map(|(seq, _)| seq)
+fn beginning_of(line: &[u8]) -> Beginning {
+    let places = if entry::has_valid_checksum(line) { entry::read_places(line) } else { None };
+    places.map_or(Beginning::Unreadable, |(seq, _)| Beginning::Record(seq))
 }
 
 /// Cuts off the newest segment's torn end and makes what stays durable; answers how many ends were cut.

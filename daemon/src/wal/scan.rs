@@ -122,8 +122,8 @@ fn first_hole(rest: &[u8], offset: usize) -> Option<usize> {
         let start = from + memchr::memchr(0, &rest[from..])?;
         let length = rest[start..].iter().position(|byte| *byte != 0).unwrap_or(rest.len() - start);
         let end = start + length;
-        let starts_right = start == 0 || (offset + start) % SECTOR_BYTES == 0;
-        let ends_right = end == rest.len() || (offset + end) % SECTOR_BYTES == 0;
+        let starts_right = start == 0 || (offset + start).is_multiple_of(SECTOR_BYTES);
+        let ends_right = end == rest.len() || (offset + end).is_multiple_of(SECTOR_BYTES);
         if starts_right && ends_right {
             return Some(start);
         }

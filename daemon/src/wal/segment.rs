@@ -104,7 +104,7 @@ fn prepare(disk: &dyn Disk, path: PathBuf, preallocate_bytes: u64, space: Space)
 }
 
 fn write_nul(file: &mut dyn DiskFile, mut offset: u64, end: u64) -> io::Result<()> {
-    let chunk = [0u8; 64 * 1024];
+    let chunk = vec![0u8; 64 * 1024];
     while offset < end {
         let length = (end - offset).min(chunk.len() as u64) as usize;
         file.write_at(offset, &chunk[..length])?;

@@ -129,9 +129,8 @@ impl<'a> Fields<'a> {
     /// A name field: a string of bounded length.
     pub(super) fn name(&self, field: Field) -> Taken<Option<Cow<'a, str>>> {
         let name = self.string(field)?;
-        match &name {
-            Some(name) => check_name(field.name(), name, MAX_NAME_BYTES)?,
-            None => {}
+        if let Some(name) = &name {
+            check_name(field.name(), name, MAX_NAME_BYTES)?;
         }
         Ok(name)
     }

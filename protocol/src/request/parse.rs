@@ -146,7 +146,7 @@ fn bare<'a>(name: &str, fields: &mut Fields<'a>, op: Op<'a>) -> Reading<Op<'a>> 
     Ok(op)
 }
 
-fn placed<'a, T>(fields: &Fields<'a>, write: T) -> Reading<Placed<T>> {
+fn placed<T>(fields: &Fields<'_>, write: T) -> Reading<Placed<T>> {
     Ok(Placed { date: fields.date()?, durability: fields.durability()?, write })
 }
 

@@ -111,6 +111,8 @@ pub(super) enum Slots {
     /// A key about which it is only known that it has no records.
     None(Box<str>),
     One(Slot),
+    // Boxed: the set is rare, and would make every slot of the table larger.
+    #[allow(clippy::box_collection)]
     Many(Box<BTreeSet<Slot>>),
 }
 

@@ -228,11 +228,11 @@ impl Partition {
         let flushed = self.watermarks.flushed();
         let removable = |seq| self.wal.lock().count_removable(seq, self.config.wal_retain);
         let checkpointed = self.checkpointed_seq.load(Ordering::Acquire);
-        if removable(flushed) > removable(checkpointed) {
-            if let Some(store) = self.store() {
-                let _turn = self.flush_turn.lock();
-                self.checkpoint(&store, self.watermarks.flushed());
-            }
+        if removable(flushed) > removable(checkpointed)
+            && let Some(store) = self.store()
+        {
+            let _turn = self.flush_turn.lock();
+            self.checkpoint(&store, self.watermarks.flushed());
         }
         let checkpointed = self.checkpointed_seq.load(Ordering::Acquire);
         let removed = self.wal.lock().remove_old(checkpointed, self.config.wal_retain);

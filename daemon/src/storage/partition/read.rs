@@ -47,8 +47,8 @@ impl Partition {
     }
 
     /// Shows every record of a key, in order, where memory has all of them.
-    pub fn peek_key(&self, key: &str, mut show: impl FnMut(&Record)) -> Known<()> {
-        self.memtable.read().visit_key(key, |record| show(record))
+    pub fn peek_key(&self, key: &str, show: impl FnMut(&Record)) -> Known<()> {
+        self.memtable.read().visit_key(key, show)
     }
 
     /// Whether memory may have to ask DuckDB, now or later.

@@ -7,7 +7,11 @@
 //!
 //! Invariant: a [`Raw`] is the exact text of one valid JSON value.
 
+mod write;
+
 use std::borrow::Cow;
+
+pub use write::{HEX, write_bool, write_f64, write_i64, write_opt_string, write_string, write_u64};
 
 /// What is wrong with a text that should be JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -275,7 +279,7 @@ impl<'a> Scanner<'a> {
     }
 
     fn word(&mut self, word: &'static str, kind: Kind) -> Scan<Kind> {
-        if self.text[self.at..].as_bytes().starts_with(word.as_bytes()) {
+        if self.text.as_bytes()[self.at..].starts_with(word.as_bytes()) {
             self.at += word.len();
             Ok(kind)
         } else {
@@ -425,177 +429,5 @@ fn unescape_unicode(bytes: &[u8]) -> (char, usize) {
     }
 }
 
-/// Writes `text` as a JSON string, escaping only what JSON demands.
-pub fn write_string(out: &mut Vec<u8>, text: &str) {
-    out.push(b'"');
-    let mut rest = text.as_bytes();
-    while let Some(at) = rest.iter().position(|b| STOPS[*b as usize]) {
-        out.extend_from_slice(&rest[..at]);
-        match rest[at] {
-            b'"' => out.extend_from_slice(b"\\\""),
-            b'\\' => out.extend_from_slice(b"\\\\"),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            control => {
-                out.extend_from_slice(b"\\u00");
-                out.push(HEX[usize::from(control >> 4)]);
-                out.push(HEX[usize::from(control & 15)]);
-            }
-        }
-        rest = &rest[at + 1..];
-    }
-    out.extend_from_slice(rest);
-    out.push(b'"');
-}
-
-/// Lower-case hexadecimal digits.
-pub const HEX: &[u8; 16] = b"0123456789abcdef";
-
-/// Writes a string or `null`.
-pub fn write_opt_string(out: &mut Vec<u8>, text: Option<&str>) {
-    match text {
-        Some(text) => write_string(out, text),
-        None => out.extend_from_slice(b"null"),
-    }
-}
-
-/// Writes `true` or `false`.
-pub fn write_bool(out: &mut Vec<u8>, value: bool) {
-    out.extend_from_slice(if value { b"true" } else { b"false" });
-}
-
-/// Writes an unsigned integer in decimal.
-pub fn write_u64(out: &mut Vec<u8>, mut value: u64) {
-    let mut digits = [0u8; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (value % 10) as u8;
-        value /= 10;
-        if value == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
-}
-
-/// Writes a signed integer in decimal.
-pub fn write_i64(out: &mut Vec<u8>, value: i64) {
-    if value < 0 {
-        out.push(b'-');
-    }
-    write_u64(out, value.unsigned_abs());
-}
-
-/// Writes a finite double so that it reads back as the same double and still looks like one (`1.0`).
-pub fn write_f64(out: &mut Vec<u8>, value: f64) {
-    use std::io::Write as _;
-    // Writing to a vector cannot fail.
-    let _ = write!(out, "{value:?}");
-}
-
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn scan(text: &str) -> Result<Raw<'_>, JsonError> {
-        let mut scanner = Scanner::new(text, 64);
-        let raw = scanner.value()?;
-        scanner.end()?;
-        Ok(raw)
-    }
-
-    /// Texts that look like JSON often enough to reach every rule.
-    fn json_like() -> impl Strategy<Value = String> {
-        let token = prop_oneof![
-            Just("{"),
-            Just("}"),
-            Just("["),
-            Just("]"),
-            Just(","),
-            Just(":"),
-            Just("\"a\""),
-            Just("\"\\n\""),
-            Just("\"\\u00e9\""),
-            Just("\"\\ud83d\\ude00\""),
-            Just("\"\\x\""),
-            Just("1"),
-            Just("-0"),
-            Just("01"),
-            Just("1.5e3"),
-            Just("1."),
-            Just("true"),
-            Just("nul"),
-            Just("null"),
-            Just(" "),
-            Just("\"é\""),
-            Just("\"\u{1}\""),
-            Just("\""),
-            Just("-"),
-        ];
-        proptest::collection::vec(token, 0..12).prop_map(|tokens| tokens.concat())
-    }
-
-    proptest! {
-        #[test]
-        fn accepts_what_serde_json_accepts(text in json_like()) {
-            let theirs = serde_json::from_str::<serde_json::Value>(&text).is_ok();
-            prop_assert_eq!(scan(&text).is_ok(), theirs, "{}", text);
-        }
-
-        #[test]
-        fn strings_survive_writing_and_scanning(text in ".*") {
-            let mut out = Vec::new();
-            write_string(&mut out, &text);
-            let written = String::from_utf8(out).expect("UTF-8");
-            prop_assert_eq!(serde_json::from_str::<String>(&written).expect("JSON"), text.clone());
-            prop_assert_eq!(scan(&written).expect("valid").as_str().expect("string"), text.clone());
-            let ascii: String = text.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
-            let escaped = format!("\"{ascii}\"");
-            prop_assert_eq!(scan(&escaped).expect("valid").as_str().expect("string"), text);
-        }
-
-        #[test]
-        fn integers_are_written_as_they_are(value: i64) {
-            let mut out = Vec::new();
-            write_i64(&mut out, value);
-            prop_assert_eq!(String::from_utf8(out).expect("ASCII"), value.to_string());
-        }
-
-        #[test]
-        fn doubles_survive(value in proptest::num::f64::NORMAL | proptest::num::f64::ZERO) {
-            let mut out = Vec::new();
-            write_f64(&mut out, value);
-            let text = String::from_utf8(out).expect("ASCII");
-            let raw = scan(&text).expect("valid JSON");
-            prop_assert_eq!(raw.as_f64().map(f64::to_bits), Some(value.to_bits()));
-            prop_assert_eq!(raw.kind, Kind::Number { integer: false });
-        }
-    }
-
-    #[test]
-    fn half_a_surrogate_pair_is_refused() {
-        for text in [r#""\ud800""#, r#""\udc00""#, r#""\ud800\u0041""#, r#""\ud800x""#] {
-            let error = scan(text).expect_err(text);
-            assert_eq!(error.what, "an escape for half a surrogate pair");
-        }
-    }
-
-    #[test]
-    fn nesting_is_allowed_up_to_the_limit() {
-        let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
-        assert!(scan(&nested(64)).is_ok());
-        let error = scan(&nested(65)).expect_err("too deep");
-        assert_eq!(error.what, "JSON nested deeper than limits.max_json_depth");
-    }
-
-    #[test]
-    fn integers_outside_64_bits_are_no_integers() {
-        assert_eq!(scan("9223372036854775807").expect("valid").as_i64(), Some(i64::MAX));
-        assert_eq!(scan("9223372036854775808").expect("valid").as_i64(), None);
-        assert_eq!(scan("1e999").expect("valid").as_f64(), None);
-    }
-}
+mod tests;
