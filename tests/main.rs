@@ -52,3 +52,6 @@ mod recovery;
 mod shutdown;
 mod torn_tail;
 mod two_daemons;
+
+// What is written about it.
+mod docs;

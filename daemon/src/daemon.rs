@@ -32,6 +32,9 @@ use crate::wal::commit::InlineSlots;
 const FREE_WORKERS: usize = 1;
 /// Threads of the runtime that commits may block, at most.
 const MAX_INLINE_COMMITS: usize = 4;
+/// What others than owner and group may do with the daemon's files: nothing. Who may read the data is for
+/// `[[access]]` to say.
+const FILE_MODE_MASK: u32 = 0o027;
 /// How often dates are looked at that nobody uses any more.
 const IDLE_LOOK: Duration = Duration::from_secs(15);
 
@@ -96,6 +99,7 @@ impl DaemonError {
 /// See [`DaemonError`]; [`DaemonError::exit_code`] says what the process should exit with.
 pub fn run(config: Config, overrides: Overrides, on_ready: impl FnOnce(&str)) -> Result<(), DaemonError> {
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(DaemonError::Start)?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(FILE_MODE_MASK));
     let locks = lock(&config.storages)?;
     let runtime = runtime()?;
     let _inside = runtime.enter();
@@ -190,6 +194,7 @@ async fn keep(server: Arc<Server>) {
         tokio::time::sleep(IDLE_LOOK).await;
         for storage in &server.storages {
             storage.close_idle().await;
+            storage.remove_old_segments().await;
         }
     }
 }

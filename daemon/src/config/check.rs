@@ -296,7 +296,8 @@ impl Checker {
         for (name, kind) in table {
             let key = format!("{prefix}.extra_schema.{name}");
             let same = |other: &str| other.eq_ignore_ascii_case(&name);
-            if model.columns().iter().any(|column| same(column)) || same("date") {
+            // DuckDB has a column `rowid` of its own in every table.
+            if model.columns().iter().any(|column| same(column)) || same("date") || same("rowid") {
                 return self.fail(format!("{key}: every {model} table has a column of that name already"));
             }
             if columns.iter().any(|column| same(&column.name)) {
@@ -323,6 +324,15 @@ impl Checker {
                     let dir = storage.base_dir.display();
                     return self.fail(format!(
                         "storage.{a}.base_dir and storage.{b}.base_dir are both {dir}; each storage needs a directory of its own"
+                    ));
+                }
+                let roots = (&storage.parquet_path, &other.parquet_path);
+                if let (Some(own), Some(root)) = roots
+                    && normalized(own) == normalized(root)
+                {
+                    let root = root.display();
+                    return self.fail(format!(
+                        "storage.{a}.parquet_path and storage.{b}.parquet_path are both {root}; an export of one would remove files of the other"
                     ));
                 }
                 if Path::new(&storage.db_path).is_absolute() && storage.db_path == other.db_path {

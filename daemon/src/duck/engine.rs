@@ -43,6 +43,7 @@ const SETTINGS: &str = "
 #[derive(Debug)]
 pub struct Engine {
     base: Mutex<Connection>,
+    memory_limit_bytes: u64,
     next_alias: AtomicU64,
 }
 
@@ -65,7 +66,21 @@ impl Engine {
             Ok(base)
         };
         let base = open().map_err(|source| DuckError::Start { source: Box::new(source) })?;
-        Ok(Arc::new(Self { base: Mutex::new(base), next_alias: AtomicU64::new(1) }))
+        Ok(Arc::new(Self {
+            base: Mutex::new(base),
+            memory_limit_bytes: settings.memory_limit_bytes,
+            next_alias: AtomicU64::new(1),
+        }))
+    }
+
+    /// Lets go of blocks that are only cached. A large flush leaves the whole limit full of them, and nobody
+    /// reads them: reads by key come from the daemon's memory.
+    pub fn release_cache(&self) {
+        let base = self.base.lock();
+        for limit in [self.memory_limit_bytes / 4, self.memory_limit_bytes] {
+            // While something large is in use the lower limit is refused, and the old one stays.
+            let _ = base.execute_batch(&format!("SET GLOBAL memory_limit = '{limit}B'"));
+        }
     }
 
     /// A connection of its own; transactions and temporary tables are a connection's.

@@ -56,6 +56,11 @@ impl<'a> Answers<'a> {
         self.owed.is_empty()
     }
 
+    /// Bytes of answers that wait for those before them.
+    pub(super) fn staged_bytes(&self) -> usize {
+        self.staged.len()
+    }
+
     /// Owes what a commit will say.
     pub(super) fn owe(&mut self, meta: WriteMeta<'a>) {
         self.owed.push(Owed::Write(meta));

@@ -9,7 +9,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fastpersist_protocol::frame::{Line, LineBuffer};
 use fastpersist_protocol::reply;
@@ -71,6 +71,9 @@ impl Connection {
     async fn run(&mut self) -> io::Result<()> {
         loop {
             self.wire.push(&mut self.answers)?;
+            if *self.stopping.borrow() {
+                return self.drain().await;
+            }
             if !self.is_full() && self.input.peek(0).is_some() {
                 self.process().await?;
                 continue;
@@ -172,7 +175,7 @@ impl Connection {
                 pass.finish(out).await;
                 pass_from = at;
             }
-            if out.len() + waiting > limits.max_output_bytes {
+            if out.len() + waiting + pass.staged_bytes() > limits.max_output_bytes {
                 break;
             }
         }
@@ -182,11 +185,18 @@ impl Connection {
         Ok(())
     }
 
-    /// The daemon stops: what was read is answered, what comes now is refused, and the client gets the
+    /// The daemon stops: what was read is answered, what comes now is refused, and the client gets some
     /// time to take it.
     async fn drain(&mut self) -> io::Result<()> {
-        self.wire.committed().await;
-        while self.read()? {
+        let deadline = Instant::now() + DRAIN_TIMEOUT;
+        while self.input.peek(0).is_some() {
+            // Not under the timeout: whoever commits has to come to the end.
+            self.process().await?;
+            if !self.send_all(deadline).await? {
+                return Ok(());
+            }
+        }
+        while !self.ended && self.read()? {
             let mut at = 0;
             while let Some((line, next)) = self.input.peek(at) {
                 if line != Line::Bytes(&[]) {
@@ -195,20 +205,27 @@ impl Connection {
                 at = next;
             }
             self.input.consume(at);
-            if self.answers.len() > self.server.config.limits.max_output_bytes {
-                break;
+            if !self.send_all(deadline).await? {
+                return Ok(());
             }
         }
-        let taken = async {
-            loop {
-                self.wire.push(&mut self.answers)?;
-                if self.wire.waiting() == 0 {
-                    return Ok(());
-                }
-                self.wire.ready(Interest::WRITABLE).await?;
+        self.send_all(deadline).await.map(drop)
+    }
+
+    /// Waits until the client has taken every answer; answers false when it did not in time.
+    async fn send_all(&mut self, deadline: Instant) -> io::Result<bool> {
+        loop {
+            self.wire.committed().await;
+            self.wire.push(&mut self.answers)?;
+            if self.wire.waiting() == 0 {
+                return Ok(true);
             }
-        };
-        tokio::time::timeout(DRAIN_TIMEOUT, taken).await.unwrap_or(Ok(()))
+            let writable = self.wire.ready(Interest::WRITABLE);
+            match tokio::time::timeout_at(deadline.into(), writable).await {
+                Ok(ready) => ready?,
+                Err(_) => return Ok(false),
+            }
+        }
     }
 }
 

@@ -232,6 +232,10 @@ impl<'s> Dispatcher<'s> {
         out: &mut Vec<u8>,
     ) -> Answer<()> {
         check_field(storage, Model::Dated, date.is_some(), "date")?;
+        if pass.has_target() && self.held(index, date).is_none() {
+            // What is gathered holds its partition, which may be the one that has to make room.
+            pass.finish(out).await;
+        }
         self.hold_for_write(index, date).await?;
         if self.held(index, date).is_some_and(|partition| pass.is_elsewhere(partition)) {
             pass.finish(out).await;
@@ -377,8 +381,7 @@ impl<'s> Dispatcher<'s> {
         let mut rows = 0;
         for storage in storages {
             for partition in storage.open_partitions() {
-                let flushing = tokio::task::spawn_blocking(move || partition.flush());
-                let flushed = flushing.await.map_err(|error| errors::internal("the flush", &error))?;
+                let flushed = partition.flush_in_background().await;
                 rows += flushed.map_err(|error| errors::of_flush(&error))?;
             }
         }

@@ -37,6 +37,7 @@ pub(super) fn of_refusal(refusal: &Refusal, in_batch: bool) -> WireError {
 pub(super) fn of_storage(error: &StorageError) -> WireError {
     match error {
         StorageError::TooManyDates { .. } => WireError::new(ErrorCode::Busy, error.to_string()),
+        StorageError::Open(open) if open.is_in_use() => WireError::new(ErrorCode::Busy, error.to_string()),
         StorageError::Open(_) | StorageError::Gone => internal("opening a partition", error),
     }
 }
@@ -57,7 +58,9 @@ pub(super) fn of_flush(error: &FlushError) -> WireError {
     let code = match error {
         FlushError::NoRoom { .. } | FlushError::Wal(WalError::Full(_)) => ErrorCode::DiskFull,
         FlushError::Wal(_) => ErrorCode::ReadOnly,
-        FlushError::Duck(_) | FlushError::Directory(_) => return internal("the flush", error),
+        FlushError::Duck(_) | FlushError::Directory(_) | FlushError::Thread(_) => {
+            return internal("the flush", error);
+        }
     };
     WireError::new(code, error.to_string())
 }

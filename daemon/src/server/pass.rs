@@ -7,6 +7,7 @@
 //! Invariant: a request sees every write that stands before it on its own connection and touches the
 //! same key.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,7 +21,7 @@ use super::{Server, errors};
 use crate::storage::Storage;
 use crate::storage::memtable::Known;
 use crate::storage::partition::Partition;
-use crate::wal::commit::{Refusal, Reply, Submission, UnitResult};
+use crate::wal::commit::{Reply, Submission, UnitResult};
 
 /// See the module.
 #[derive(Debug)]
@@ -46,6 +47,16 @@ impl<'a> Pass<'a> {
     /// Writes gathered so far.
     pub(super) fn len(&self) -> usize {
         self.submission.writes.len()
+    }
+
+    /// Bytes of answers that wait for the writes before them.
+    pub(super) fn staged_bytes(&self) -> usize {
+        self.answers.staged_bytes()
+    }
+
+    /// Whether writes to some partition are gathered.
+    pub(super) fn has_target(&self) -> bool {
+        self.target.is_some()
     }
 
     /// Whether a write to another partition stands before.
@@ -170,39 +181,18 @@ fn is_conditional(submission: &Submission) -> bool {
     submission.writes.iter().any(|write| write.if_seq.is_some() || write.record.is_deleted())
 }
 
-/// How often a submission is repeated because memory gave a key back before it was used.
-const COLD_TRIES: usize = 16;
-
-/// Commits a submission; where memory does not know a record on which a write depends, it is loaded and
-/// the rest is submitted again. What is cold even then stays so in the answer.
-async fn commit(
-    partition: &Arc<Partition>,
-    mut submission: Submission,
-) -> Result<Vec<UnitResult>, WireError> {
+/// Commits a submission. Where it depends on records that memory may not know, their keys are loaded
+/// first, and kept until it is done.
+async fn commit(partition: &Arc<Partition>, submission: Submission) -> Result<Vec<UnitResult>, WireError> {
     partition.admit().await.map_err(|error| errors::of_busy(&error))?;
     if !is_conditional(&submission) || !partition.may_be_cold() {
         return partition.submit(submission).await.map_err(|error| errors::of_gone(&error));
     }
-    let mut done = Vec::with_capacity(submission.units.len());
-    for tries in 1.. {
-        let retry = submission.clone_for_retry();
-        let mut results = partition.submit(submission).await.map_err(|error| errors::of_gone(&error))?;
-        let cold = results.iter().position(|result| matches!(result, UnitResult::Cold { .. }));
-        let Some((cold, UnitResult::Cold { key })) = cold.map(|cold| (cold, results[cold].clone())) else {
-            done.append(&mut results);
-            break;
-        };
-        let loaded = partition.load_key(&key, true).await;
-        if loaded.is_err() || tries == COLD_TRIES {
-            if let Err(error) = loaded {
-                let refusal = Refusal::Unavailable(errors::of_read(&error).message);
-                results[cold..].fill(UnitResult::Refused(refusal));
-            }
-            done.append(&mut results);
-            break;
-        }
-        done.extend(results.drain(..cold));
-        submission = retry.without_first(cold);
-    }
-    Ok(done)
+    let conditional = submission.writes.iter().filter(|w| w.if_seq.is_some() || w.record.is_deleted());
+    let keys: BTreeSet<String> = conditional.map(|write| write.record.key().to_owned()).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    partition.pin(&keys).await.map_err(|error| errors::of_read(&error))?;
+    let results = partition.submit(submission).await;
+    partition.unpin(&keys);
+    results.map_err(|error| errors::of_gone(&error))
 }

@@ -37,7 +37,13 @@ impl Collection {
                 latest: base.join("storage_latest.duckdb"),
             },
         };
-        let partition = Partition::open(layout, Arc::clone(config), Arc::clone(shared), Arc::clone(stats))?;
+        let partition = Partition::open(
+            layout,
+            Arc::clone(config),
+            Arc::clone(shared),
+            Arc::clone(stats),
+            Arc::default(),
+        )?;
         Ok(Self { partition })
     }
 

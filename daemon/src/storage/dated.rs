@@ -3,7 +3,7 @@
 //! Invariant: at most one open [`Partition`] per date. A date's slot is locked while its partition is
 //! opened or closed, so whoever comes meanwhile waits for the outcome.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,10 +13,13 @@ use fastpersist_protocol::time::Date;
 use parking_lot::Mutex;
 
 use super::StorageError;
-use super::partition::{Layout, OpenError, Partition, Shared};
+use super::partition::{FlushError, Layout, OpenError, Partition, Shared};
 use crate::config::StorageConfig;
+use crate::disk;
 use crate::duck::Files;
+use crate::latch::Latch;
 use crate::stats::StorageStats;
+use crate::wal::recover::RecoverError;
 use crate::wal::{Place, segment};
 
 /// How long a date stays open without being used.
@@ -33,7 +36,15 @@ pub struct Dated {
     slots: Mutex<HashMap<Date, Slot>>,
     /// The same partitions, for whoever must not wait for a slot.
     open: Mutex<HashMap<Date, Arc<Partition>>>,
+    /// Dates that were closed and not exported since.
+    unexported: Mutex<BTreeSet<Date>>,
+    /// One for all dates: when one log fails, the storage takes no more writes.
+    latch: Arc<Latch>,
 }
+
+/// A file in a date's directory that says: everything in the log is in the database file. It is removed
+/// before the date is opened, so it is never there wrongly; without it the date is opened to find out.
+const SETTLED_FILE: &str = "settled";
 
 impl Dated {
     /// Opens the storage, and every date whose log may have something unflushed.
@@ -51,15 +62,25 @@ impl Dated {
             stats: Arc::clone(stats),
             slots: Mutex::default(),
             open: Mutex::default(),
+            unexported: Mutex::default(),
+            latch: Arc::default(),
         };
         let io_error = |source| {
             let file = config.base_dir.display().to_string();
-            OpenError::Wal(crate::wal::recover::RecoverError::Io { file, source })
+            OpenError::Wal(RecoverError::Io { file, source })
         };
         for name in shared.disk.list(&config.base_dir).map_err(io_error)? {
             let Some(date) = Date::parse(&name) else { continue };
-            if dated.has_log(date).map_err(io_error)? {
-                let partition = dated.open_blocking(date)?;
+            if dated.has_log(date).map_err(io_error)? && !dated.is_settled(date) {
+                let partition = match dated.open_blocking(date) {
+                    Ok(partition) => partition,
+                    Err(error) if error.is_in_use() => {
+                        // Somebody reads the file; the date is opened when it is needed.
+                        tracing::warn!(storage = %config.name, %date, %error, "a date stays closed for now");
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
                 let slot = Arc::new(tokio::sync::Mutex::new(Some(Arc::clone(&partition))));
                 dated.slots.lock().insert(date, slot);
                 dated.open.lock().insert(date, partition);
@@ -81,8 +102,84 @@ impl Dated {
         self.config.database_path(&date.to_string()).exists()
     }
 
+    fn is_settled(&self, date: Date) -> bool {
+        self.directory(date).join(SETTLED_FILE).exists()
+    }
+
+    /// Notes that a date was closed with everything in its database file. Without the note the next start
+    /// only takes longer.
+    fn note_settled(&self, partition: &Partition) {
+        let Some(date) = partition.date().filter(|_| partition.is_settled() && !partition.is_empty()) else {
+            return;
+        };
+        let file = self.directory(date).join(SETTLED_FILE);
+        if let Err(error) = disk::write_durably(&*self.shared.disk, &file, b"") {
+            tracing::debug!(storage = %self.config.name, %date, %error, "a date could not be noted as settled");
+        }
+    }
+
+    fn forget_settled(&self, date: Date) -> io::Result<()> {
+        let directory = self.directory(date);
+        match self.shared.disk.remove(&directory.join(SETTLED_FILE)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.and_then(|()| self.shared.disk.sync_dir(&directory)),
+        }
+    }
+
+    /// Removes the log's old segments of dates that are closed and settled.
+    pub fn remove_old_segments(&self) -> io::Result<()> {
+        for name in self.shared.disk.list(&self.config.base_dir)? {
+            let Some(date) = Date::parse(&name) else { continue };
+            let slot = self.slots.lock().get(&date).cloned();
+            // Nobody opens it meanwhile.
+            let held = slot.as_ref().map(|slot| slot.try_lock());
+            let is_closed = held.as_ref().is_none_or(|held| held.as_ref().is_ok_and(|open| open.is_none()));
+            if is_closed && self.is_settled(date) {
+                self.remove_segments_of(date)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_segments_of(&self, date: Date) -> io::Result<()> {
+        let directory = self.directory(date);
+        for name in self.shared.disk.list(&directory)? {
+            let path = directory.join(&name);
+            if segment::number_of(&name).is_none() {
+                continue;
+            }
+            let modified = std::fs::metadata(&path)?.modified()?;
+            if modified.elapsed().is_ok_and(|age| age >= self.config.wal_retain) {
+                self.shared.disk.remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Dates that were closed since they were last exported; they count as exported from now on.
+    pub fn take_unexported(&self) -> Vec<Date> {
+        std::mem::take(&mut *self.unexported.lock()).into_iter().collect()
+    }
+
+    /// A date is exported.
+    pub fn note_exported(&self, date: Date) {
+        self.unexported.lock().remove(&date);
+    }
+
+    /// Closes a partition when the daemon stops.
+    ///
+    /// # Errors
+    /// When the last flush fails; the records are still in the log.
+    pub fn close(&self, partition: &Partition) -> Result<(), FlushError> {
+        partition.close()?;
+        self.note_settled(partition);
+        Ok(())
+    }
+
     fn open_blocking(&self, date: Date) -> Result<Arc<Partition>, OpenError> {
         let directory = self.directory(date);
+        self.forget_settled(date)
+            .map_err(|source| RecoverError::Io { file: directory.display().to_string(), source })?;
         let layout = Layout {
             date: Some(date),
             place: Place::Fixed(directory.clone()),
@@ -90,7 +187,13 @@ impl Dated {
             files: Files::Dated { data: self.config.database_path(&date.to_string()) },
         };
         let (config, shared, stats) = (&self.config, &self.shared, &self.stats);
-        Partition::open(layout, Arc::clone(config), Arc::clone(shared), Arc::clone(stats))
+        Partition::open(
+            layout,
+            Arc::clone(config),
+            Arc::clone(shared),
+            Arc::clone(stats),
+            Arc::clone(&self.latch),
+        )
     }
 
     /// The date's partition, opened where it is not open.
@@ -205,15 +308,17 @@ impl Dated {
             map.remove(&date);
             Arc::clone(partition)
         };
+        let closed = Arc::clone(&partition);
         let closing = tokio::task::spawn_blocking(move || partition.close());
         match closing.await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => self.note_settled(&closed),
             Ok(Err(error)) => {
                 // Nothing is lost: opening it again replays the log.
                 tracing::warn!(storage = %self.config.name, %date, %error, "a date was closed without a flush");
             }
             Err(_) => tracing::error!(storage = %self.config.name, %date, "closing a date panicked"),
         }
+        self.unexported.lock().insert(date);
         *open = None;
         true
     }

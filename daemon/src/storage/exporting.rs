@@ -4,6 +4,8 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use fastpersist_protocol::time::Date;
+
 use super::partition::{FlushError, Partition, ReadError};
 use super::{Storage, StorageError};
 use crate::export::{self, ExportError, ExportOutcome};
@@ -58,26 +60,31 @@ impl Storage {
     /// # Errors
     /// See [`ExportingError`].
     pub async fn export(&self, root: PathBuf) -> Result<ExportOutcome, ExportingError> {
-        let mut outcome = ExportOutcome::default();
         let dates = self.dates().map_err(ExportingError::Dates)?;
         if dates.is_empty() {
             return self.export_touched(root).await;
         }
+        let _turn = self.export_turn.lock().await;
+        self.export_dates(dates, &root).await
+    }
+
+    async fn export_dates(&self, dates: Vec<Date>, root: &Path) -> Result<ExportOutcome, ExportingError> {
+        let mut outcome = ExportOutcome::default();
         for date in dates {
             if let Some(partition) = self.partition_for_read(Some(date)).await? {
-                add(&mut outcome, self.export_partition(partition, root.clone()).await?);
+                add(&mut outcome, self.export_partition(partition, root.to_owned()).await?);
             }
         }
         Ok(outcome)
     }
 
-    /// Exports what is open: on shutdown these are the partitions that this run has touched and not
-    /// exported when it closed them.
+    /// Exports what this run has touched: what is open, and what was closed and not exported since.
     ///
     /// # Errors
     /// See [`ExportingError`].
     pub async fn export_touched(&self, root: PathBuf) -> Result<ExportOutcome, ExportingError> {
-        let mut outcome = ExportOutcome::default();
+        let _turn = self.export_turn.lock().await;
+        let mut outcome = self.export_dates(self.take_unexported(), &root).await?;
         for partition in self.open_partitions() {
             add(&mut outcome, self.export_partition(partition, root.clone()).await?);
         }
@@ -90,10 +97,14 @@ impl Storage {
         root: PathBuf,
     ) -> Result<ExportOutcome, ExportingError> {
         let begun = Instant::now();
+        let date = partition.date();
         let exporting = tokio::task::spawn_blocking(move || partition.export(&root));
         let result = exporting.await.map_err(|_| ExportingError::Gone)?;
         let rows = result.as_ref().map(|outcome| outcome.rows).map_err(ToString::to_string);
         self.stats().note_export(begun.elapsed(), rows);
+        if result.is_ok() {
+            self.note_exported(date);
+        }
         result
     }
 }

@@ -50,11 +50,13 @@ pub struct Storage {
     config: Arc<StorageConfig>,
     stats: Arc<StorageStats>,
     kind: Kind,
+    /// Held for the whole of an export, so that there is one at a time.
+    export_turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
 enum Kind {
-    Dated(Dated),
+    Dated(Arc<Dated>),
     Collection(Collection),
 }
 
@@ -69,10 +71,10 @@ impl Storage {
         let config = Arc::new(config);
         let stats = Arc::new(StorageStats::default());
         let kind = match config.model() {
-            schema::Model::Dated => Kind::Dated(Dated::open(&config, shared, &stats)?),
+            schema::Model::Dated => Kind::Dated(Arc::new(Dated::open(&config, shared, &stats)?)),
             schema::Model::Collection => Kind::Collection(Collection::open(&config, shared, &stats)?),
         };
-        Ok(Self { config, stats, kind })
+        Ok(Self { config, stats, kind, export_turn: tokio::sync::Mutex::default() })
     }
 
     /// The storage's configuration.
@@ -142,6 +144,30 @@ impl Storage {
             .fold(Gauges::default(), Gauges::plus)
     }
 
+    /// Dates that were closed since they were last exported.
+    fn take_unexported(&self) -> Vec<Date> {
+        match &self.kind {
+            Kind::Dated(dated) => dated.take_unexported(),
+            Kind::Collection(_) => Vec::new(),
+        }
+    }
+
+    fn note_exported(&self, date: Option<Date>) {
+        if let (Kind::Dated(dated), Some(date)) = (&self.kind, date) {
+            dated.note_exported(date);
+        }
+    }
+
+    /// Removes old segments of what is closed; open partitions do that themselves.
+    pub async fn remove_old_segments(&self) {
+        let Kind::Dated(dated) = &self.kind else { return };
+        let dated = Arc::clone(dated);
+        let removed = tokio::task::spawn_blocking(move || dated.remove_old_segments()).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(storage = %self.config.name, %error, "old WAL segments could not be removed");
+        }
+    }
+
     /// Closes partitions that nobody has used for a while.
     pub async fn close_idle(&self) {
         if let Kind::Dated(dated) = &self.kind {
@@ -156,8 +182,16 @@ impl Storage {
     pub async fn close(&self) -> Result<(), FlushError> {
         let mut result = Ok(());
         for partition in self.open_partitions() {
-            let closing = tokio::task::spawn_blocking(move || partition.close());
-            let closed = closing.await.unwrap_or(Ok(()));
+            let closing = match &self.kind {
+                // Noting that the date is settled is two small file operations.
+                Kind::Dated(dated) => {
+                    let dated = Arc::clone(dated);
+                    tokio::task::spawn_blocking(move || dated.close(&partition))
+                }
+                Kind::Collection(_) => tokio::task::spawn_blocking(move || partition.close()),
+            };
+            let panicked = |_| Err(FlushError::Thread(std::io::Error::other("closing panicked")));
+            let closed = closing.await.unwrap_or_else(panicked);
             if result.is_ok() {
                 result = closed;
             }

@@ -1,7 +1,7 @@
 //! One write, already checked.
 //!
 //! A [`Record`] is built in three places only: from a request that passed its model's rules
-//! ([`super::dated`], [`super::collection`]), from a WAL line whose checksum held, and from a row that
+//! ([`super::rules`]), from a WAL line whose checksum held, and from a row that
 //! DuckDB kept. All of them go through [`Columns`], so a record always has every column.
 //!
 //! Invariant: `data` is a valid JSON object, exactly as it was sent. A deletion is a record too; its

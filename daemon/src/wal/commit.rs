@@ -77,32 +77,6 @@ impl Submission {
     }
 }
 
-impl Submission {
-    /// A copy that can be submitted again, for writes that depend on what memory knows.
-    #[must_use]
-    pub fn clone_for_retry(&self) -> Self {
-        let writes = self.writes.iter().map(|write| Write {
-            record: write.record.clone(),
-            body: write.body.clone(),
-            hasher: write.hasher.clone(),
-            if_seq: write.if_seq,
-        });
-        Self {
-            bodies: self.bodies.clone(),
-            writes: writes.collect(),
-            units: self.units.iter().map(|u| Unit { writes: u.writes.clone(), batch: u.batch }).collect(),
-            sync: self.sync,
-        }
-    }
-
-    /// The same without its first requests, which are done.
-    #[must_use]
-    pub fn without_first(mut self, count: usize) -> Self {
-        self.units.drain(..count);
-        self
-    }
-}
-
 /// What became of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UnitResult {
@@ -110,8 +84,8 @@ pub enum UnitResult {
     Done(Seqs),
     /// Refused; nothing of it is stored.
     Refused(Refusal),
-    /// Nothing of it is stored, because memory does not know a record on which it depends. The key must
-    /// be loaded, and this request and all behind it submitted again.
+    /// Nothing of it is stored, nor of any request behind it in the submission, because memory does not know
+    /// a record on which it depends. Whoever submits such a request loads its keys first.
     Cold {
         /// The record's key.
         key: String,
@@ -264,7 +238,8 @@ impl Queue {
     /// Whether those who were waited for have come.
     pub fn note_gathering(&self, all_came: bool) {
         let mut state = self.state.lock();
-        state.trust = if all_came { (state.trust + 1).min(FULL_TRUST) } else { state.trust / 2 };
+        state.trust =
+            if all_came { (state.trust + 1).min(FULL_TRUST) } else { state.trust.saturating_sub(1) };
     }
 
     /// Whether as many wait as were seen around the last group.

@@ -123,6 +123,10 @@ impl Wal {
             Some(since) if since.elapsed() >= FULL_RETRY && self.spare.is_none() => {
                 self.full_since = Some(Instant::now());
                 self.begin_spare();
+                if self.spare.is_none() {
+                    // Nothing can be prepared ahead; the next group finds out by itself.
+                    self.full_since = None;
+                }
                 self.wait_for_spare();
                 self.full_since.is_none()
             }
@@ -135,6 +139,7 @@ impl Wal {
     /// # Errors
     /// See [`WalError`]; after [`WalError::Failed`] the latch is closed.
     pub fn append(&mut self, lines: &[u8], last_seq: u64, records: u64, today: Date) -> Result<(), WalError> {
+        self.check_latch()?;
         if self.must_roll(today) {
             self.roll(today)?;
         }
@@ -168,6 +173,8 @@ impl Wal {
         if self.synced {
             return Ok(());
         }
+        // A second fdatasync after a failed one would report success for bytes that are gone.
+        self.check_latch()?;
         if let Some(active) = &mut self.active
             && let Err(error) = active.sync()
         {
@@ -175,6 +182,13 @@ impl Wal {
         }
         self.synced = true;
         Ok(())
+    }
+
+    fn check_latch(&self) -> Result<(), WalError> {
+        match self.latch.reason() {
+            None => Ok(()),
+            Some(reason) => Err(WalError::Failed(io::Error::other(reason.to_owned()))),
+        }
     }
 
     fn fail(&self, what: &str, error: io::Error) -> WalError {
@@ -297,7 +311,10 @@ impl Wal {
                 self.full_since = None;
             }
             Err(error) if disk::is_full(&error) => self.full_since = Some(Instant::now()),
-            Err(error) => tracing::warn!(%error, "a WAL segment could not be prepared ahead"),
+            Err(error) => {
+                self.full_since = None;
+                tracing::warn!(%error, "a WAL segment could not be prepared ahead");
+            }
         }
     }
 

@@ -110,11 +110,12 @@ pub fn recover(
         let expected = last_seq.map(|last| last + 1);
         check_first(segment, expected, flushed_seq)?;
         let bytes = disk.read(&segment.path).map_err(RecoverError::io(&segment.path))?;
-        let scanned = scan::scan(&bytes, model, expected.or(segment.first_seq), |entry| {
-            if entry.last_seq() > flushed_seq {
-                on_entry(entry);
-            }
-        });
+        let scanned =
+            scan::scan(&bytes, model, expected.or(segment.first_seq).or(Some(flushed_seq + 1)), |entry| {
+                if entry.last_seq() > flushed_seq {
+                    on_entry(entry);
+                }
+            });
         let scanned =
             scanned.map_err(|damage| RecoverError::damaged(&segment.path, damage.offset, damage.reason))?;
         if scanned.torn && index + 1 < count {

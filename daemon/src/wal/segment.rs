@@ -194,7 +194,11 @@ impl Active {
     ) -> io::Result<Self> {
         let prepared = match spare {
             Some(ReadySpare(prepared)) if prepared.path.parent() == Some(directory) => prepared,
-            _ => {
+            other => {
+                if let Some(ReadySpare(unused)) = other {
+                    // It was prepared for yesterday's directory.
+                    let _ = disk.remove(&unused.path);
+                }
                 disk::create_dir_durably(disk, directory)?;
                 let path = disk::temporary_beside(&directory.join(file_name(number)));
                 prepare(disk, path, preallocate_bytes, Space::Reserved)?

@@ -9,6 +9,9 @@ use std::sync::atomic::Ordering;
 use super::super::record::Record;
 use super::{KEY_OVERHEAD_BYTES, KeyEntry, Memtable};
 
+/// How many keys are looked at before others are let in.
+pub const EVICTED_AT_ONCE: usize = 256;
+
 impl Memtable {
     /// Takes in everything that DuckDB has under `key`. `epoch` is the table's from before the rows were
     /// read; answers false when something left the table since, and the rows must be read again.
@@ -57,20 +60,45 @@ impl Memtable {
 
     /// Gives flushed keys back until the records cost at most `max_bytes`, those first that were not
     /// read lately, and never `spare`. `flushed_seq` tells what is flushed.
-    pub fn evict(&mut self, max_bytes: usize, flushed_seq: u64, spare: Option<&str>) {
-        // Two rounds: the first takes a key's second chance away, the second takes the key.
-        let mut left = 2 * self.order.len();
-        while self.bytes > max_bytes && left > 0 {
-            left -= 1;
-            let Some(key) = self.next_by_clock() else { return };
+    ///
+    /// Looks at a bounded number of keys, for everybody waits meanwhile; answers whether it is worth going
+    /// on. Two rounds may be needed: the first takes a key's second chance away, the second takes the key.
+    pub fn evict(&mut self, max_bytes: usize, flushed_seq: u64, spare: Option<&str>) -> bool {
+        for _ in 0..EVICTED_AT_ONCE {
+            if self.bytes <= max_bytes {
+                return false;
+            }
+            let Some(key) = self.next_by_clock() else { return false };
             self.give_back(&key, flushed_seq, spare);
             self.clock_hand = Some(key);
+        }
+        true
+    }
+
+    /// Keeps a key that is known whole from being given back, until it is [unpinned](Self::unpin). Answers
+    /// false when it is not known whole and must be loaded first.
+    pub fn pin(&mut self, key: &str) -> bool {
+        let complete = self.complete;
+        match self.find_mut(key.as_bytes()) {
+            Some(entry) if entry.loaded || complete => {
+                entry.pins = entry.pins.saturating_add(1);
+                true
+            }
+            Some(_) => false,
+            None => complete,
+        }
+    }
+
+    /// Ends one [pin](Self::pin).
+    pub fn unpin(&mut self, key: &str) {
+        if let Some(entry) = self.find_mut(key.as_bytes()) {
+            entry.pins = entry.pins.saturating_sub(1);
         }
     }
 
     fn give_back(&mut self, key: &str, flushed_seq: u64, spare: Option<&str>) {
         let Some(entry) = self.find(key.as_bytes()) else { return };
-        if spare == Some(key) || entry.touched.swap(false, Ordering::Relaxed) {
+        if spare == Some(key) || entry.pins > 0 || entry.touched.swap(false, Ordering::Relaxed) {
             return;
         }
         if entry.slots.iter().any(|slot| slot.record.seq() > flushed_seq) {

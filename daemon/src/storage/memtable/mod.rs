@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
+pub use cache::EVICTED_AT_ONCE;
 use pending::Pending;
 pub use pending::{DirtyRow, PendingWrite, Replaces, Taking, Unflushed};
 use slots::Slots;
@@ -48,6 +49,8 @@ struct KeyEntry {
     slots: Slots,
     /// Everything that DuckDB has under this key is here.
     loaded: bool,
+    /// Writes under way that depend on what is known here.
+    pins: u16,
     /// Read since the cache last looked (second chance).
     touched: AtomicBool,
 }
@@ -55,7 +58,8 @@ struct KeyEntry {
 /// See the module.
 #[derive(Debug)]
 pub struct Memtable {
-    table: HashTable<KeyEntry>,
+    /// Boxed, for a table that has just grown is half empty.
+    table: HashTable<Box<KeyEntry>>,
     hasher: DefaultHashBuilder,
     /// The same keys, in order.
     order: BTreeSet<Box<str>>,
@@ -129,7 +133,7 @@ impl Memtable {
     }
 
     fn find(&self, key: &[u8]) -> Option<&KeyEntry> {
-        self.table.find(self.hash(key), |entry| entry.slots.key_bytes() == key)
+        self.table.find(self.hash(key), |entry| entry.slots.key_bytes() == key).map(|entry| &**entry)
     }
 
     /// The entry of a key that is being read.
@@ -144,13 +148,18 @@ impl Memtable {
     fn entry_or_insert(&mut self, key: &str) -> &mut KeyEntry {
         let hash = self.hash(key.as_bytes());
         let Self { table, hasher, order, bytes, .. } = self;
-        let same = |entry: &KeyEntry| entry.slots.key_bytes() == key.as_bytes();
+        let same = |entry: &Box<KeyEntry>| entry.slots.key_bytes() == key.as_bytes();
         let entry = table.entry(hash, same, |entry| hasher.hash_one(entry.slots.key_bytes()));
         entry
             .or_insert_with(|| {
                 order.insert(key.into());
                 *bytes += KEY_OVERHEAD_BYTES + key.len();
-                KeyEntry { slots: Slots::None(key.into()), loaded: false, touched: AtomicBool::new(false) }
+                Box::new(KeyEntry {
+                    slots: Slots::None(key.into()),
+                    loaded: false,
+                    pins: 0,
+                    touched: AtomicBool::new(false),
+                })
             })
             .into_mut()
     }

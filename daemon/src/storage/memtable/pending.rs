@@ -148,9 +148,9 @@ impl Pending {
             PendingKind::Latest { dirty, moved } => {
                 if slot.is_dirty() {
                     let Slot { writes, reset, replaces, .. } = *slot;
-                    moved.push(DirtyRow { record: before.clone(), writes, reset, replaces });
+                    moved.push(DirtyRow { record: before.clone(), writes, reset, replaces: replaces.into() });
                 }
-                (slot.writes, slot.reset, slot.replaces) = (0, false, left);
+                (slot.writes, slot.reset, slot.replaces) = (0, false, left.into());
                 self.bytes += size;
                 dirty.push(record);
             }
@@ -162,7 +162,7 @@ impl Pending {
     /// Puts a record where there is none; `replaces` says what DuckDB has there.
     pub(super) fn insert(&mut self, slots: &mut Slots, record: Record, replaces: Replaces) {
         self.bytes += record.size_bytes();
-        let mut slot = Slot { replaces, ..Slot::new(record.clone()) };
+        let mut slot = Slot { replaces: replaces.into(), ..Slot::new(record.clone()) };
         slot.note_write(record.is_deleted());
         slots.insert(slot);
         match &mut self.kind {
@@ -199,7 +199,7 @@ impl Memtable {
                 }
                 let Slot { writes, reset, replaces, .. } = *slot;
                 (slot.writes, slot.reset) = (0, false);
-                Some(DirtyRow { record: slot.record.clone(), writes, reset, replaces })
+                Some(DirtyRow { record: slot.record.clone(), writes, reset, replaces: replaces.into() })
             });
             rows.extend(row.flatten());
         }
@@ -216,9 +216,9 @@ impl Memtable {
         self.find_mut(address.key_bytes())?.slots.update(address, change)
     }
 
-    fn find_mut(&mut self, key: &[u8]) -> Option<&mut KeyEntry> {
+    pub(super) fn find_mut(&mut self, key: &[u8]) -> Option<&mut KeyEntry> {
         let hash = self.hash(key);
-        self.table.find_mut(hash, |entry| entry.slots.key_bytes() == key)
+        self.table.find_mut(hash, |entry| entry.slots.key_bytes() == key).map(|entry| &mut **entry)
     }
 
     /// Puts back what a failed flush had taken, before what came since. `flushed_seq` is how far DuckDB
@@ -248,7 +248,7 @@ impl Memtable {
                 slot.writes = slot.writes.saturating_add(row.writes);
                 slot.reset = row.reset;
             }
-            slot.replaces = row.replaces;
+            slot.replaces = row.replaces.into();
             was_dirty
         });
         if let (Some(false), PendingKind::Latest { dirty, .. }) = (merged, &mut self.pending.kind) {

@@ -14,16 +14,40 @@ use super::pending::Replaces;
 pub(super) struct Slot {
     pub(super) record: Record,
     /// What DuckDB has at the address, while there is something to flush.
-    pub(super) replaces: Replaces,
+    pub(super) replaces: Packed,
     /// Writes since the last flush; since the last deletion among them, when `reset`.
     pub(super) writes: u32,
     /// Whether one of those writes was a deletion, after which versions count anew.
     pub(super) reset: bool,
 }
 
+/// [`Replaces`] in eight bytes: there are as many slots as records.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Packed(u64);
+
+impl From<Replaces> for Packed {
+    fn from(replaces: Replaces) -> Self {
+        Self(match replaces {
+            Replaces::Unknown => u64::MAX,
+            Replaces::Nothing => 0,
+            Replaces::Row(seq) => seq,
+        })
+    }
+}
+
+impl From<Packed> for Replaces {
+    fn from(packed: Packed) -> Self {
+        match packed.0 {
+            u64::MAX => Self::Unknown,
+            0 => Self::Nothing,
+            seq => Self::Row(seq),
+        }
+    }
+}
+
 impl Slot {
     pub(super) fn new(record: Record) -> Self {
-        Self { record, replaces: Replaces::Unknown, writes: 0, reset: false }
+        Self { record, replaces: Replaces::Unknown.into(), writes: 0, reset: false }
     }
 
     /// Whether there is something to flush.

@@ -11,7 +11,7 @@ use super::Partition;
 use crate::disk;
 use crate::duck::{DuckError, FlushBatch, FlushRow, FlushRows, FlushWrite, Present, Store};
 use crate::memory;
-use crate::storage::memtable::{DirtyRow, PendingWrite, Replaces, Taking, Unflushed};
+use crate::storage::memtable::{DirtyRow, EVICTED_AT_ONCE, PendingWrite, Replaces, Taking, Unflushed};
 use crate::wal::WalError;
 
 /// DuckDB's own log is brought into its file when it is longer than this, or than a share of the file:
@@ -43,6 +43,9 @@ pub enum FlushError {
     /// The database's directory cannot be made.
     #[error("the database's directory cannot be made: {0}")]
     Directory(std::io::Error),
+    /// The flush's thread could not be started, or did not come to its end.
+    #[error("the flush's thread failed: {0}")]
+    Thread(std::io::Error),
     /// There is too little room for DuckDB to write safely.
     #[error("only {free_bytes} bytes are free, a flush may need {needed_bytes}; it is tried again later")]
     NoRoom {
@@ -87,8 +90,28 @@ impl FlushTurn {
     }
 }
 
+/// By how much the flush's thread steps back behind those that answer clients.
+const FLUSH_NICE: i32 = 5;
+
 impl Partition {
-    /// Brings every record that is published now into DuckDB; answers how many rows were written.
+    /// Like [`flush`](Self::flush), on a thread of its own that steps back behind those that answer clients.
+    ///
+    /// # Errors
+    /// See [`FlushError`].
+    pub async fn flush_in_background(self: &Arc<Self>) -> Result<u64, FlushError> {
+        let partition = Arc::clone(self);
+        let (sender, flushed) = tokio::sync::oneshot::channel();
+        let work = move || {
+            // Where the system refuses, the flush only runs as hard as everything else.
+            let _ = rustix::process::setpriority_process(None, FLUSH_NICE);
+            let _ = sender.send(partition.flush());
+        };
+        let thread = std::thread::Builder::new().name("flush".to_owned()).spawn(work);
+        thread.map_err(FlushError::Thread)?;
+        flushed.await.unwrap_or_else(|_| Err(FlushError::Thread(std::io::Error::other("the flush panicked"))))
+    }
+
+    /// Brings every record that is published now into DuckDB; answers how many there were.
     ///
     /// Blocks for as long as it takes.
     ///
@@ -110,7 +133,10 @@ impl Partition {
 
     fn flush_in_turn(&self) -> Result<u64, FlushError> {
         let (through_seq, unflushed) = self.take_unflushed();
-        let result = self.flush_taken(through_seq, &unflushed);
+        // Whatever happens, what was taken must be put back or be in DuckDB.
+        let flush = std::panic::AssertUnwindSafe(|| self.flush_taken(through_seq, &unflushed));
+        let panicked = |_| Err(FlushError::Thread(std::io::Error::other("the flush panicked")));
+        let result = std::panic::catch_unwind(flush).unwrap_or_else(panicked);
         let tombstones = unflushed.tombstones();
         let mut memtable = self.memtable.write();
         self.flushing_bytes.store(0, Ordering::Relaxed);
@@ -118,13 +144,21 @@ impl Partition {
             Ok(_) => {
                 memtable.flushed(&tombstones);
                 self.watermarks.advance_flushed(through_seq.max(self.watermarks.flushed()));
-                self.evict(&mut memtable, None);
             }
             Err(_) => memtable.restore(unflushed, self.watermarks.flushed()),
         }
         drop(memtable);
+        self.shrink_cache();
         self.room.notify_waiters();
         result
+    }
+
+    /// Gives memory back down to the cache's bound, in steps that let others in between.
+    fn shrink_cache(&self) {
+        let mut steps = 2 * self.memtable.read().live_count() / EVICTED_AT_ONCE + 2;
+        while steps > 0 && self.evict(&mut self.memtable.write(), None) {
+            steps -= 1;
+        }
     }
 
     /// Takes everything that is published now, in steps that let writers in between.
@@ -159,13 +193,14 @@ impl Partition {
             Unflushed::History(writes) => FlushRows::History(writes.iter().map(flush_write).collect()),
         };
         let outcome = store.flush(&FlushBatch { through_seq, rows })?;
-        if outcome.rows >= TRIM_ROWS {
-            memory::give_back();
-        }
         if store.wal_bytes() > self.checkpoint_log_bytes() {
             self.checkpoint(&store, through_seq);
         }
-        Ok(outcome.rows)
+        if outcome.rows >= TRIM_ROWS {
+            self.shared.engine.release_cache();
+            memory::give_back();
+        }
+        Ok(unflushed.len() as u64)
     }
 
     /// How long DuckDB's own log may get: the larger the file, the more a checkpoint has to write.
@@ -226,6 +261,9 @@ impl Partition {
     /// Removes the log's segments that are flushed, checkpointed and past their retention.
     pub(super) fn remove_old_segments(&self) {
         let flushed = self.watermarks.flushed();
+        if self.suspect.load(Ordering::Relaxed) {
+            return;
+        }
         let removable = |seq| self.wal.lock().count_removable(seq, self.config.wal_retain);
         let checkpointed = self.checkpointed_seq.load(Ordering::Acquire);
         if removable(flushed) > removable(checkpointed)

@@ -19,7 +19,6 @@ const LAST_RETRY: Duration = Duration::from_secs(60);
 struct Timetable {
     flush_at: Instant,
     tidy_at: Instant,
-    sync_at: Option<Instant>,
     failures: u32,
 }
 
@@ -28,6 +27,7 @@ impl Partition {
     pub(super) fn spawn_keeper(partition: &Arc<Self>) {
         let keeper = keep(Arc::downgrade(partition));
         tokio::spawn(keeper);
+        tokio::spawn(keep_synced(Arc::downgrade(partition)));
         if partition.store().is_some() {
             let partition = Arc::clone(partition);
             tokio::task::spawn_blocking(move || {
@@ -47,10 +47,6 @@ impl Partition {
         self.config.cache_max_bytes == 0 && !self.memtable.read().is_complete()
     }
 
-    fn is_unsynced(&self) -> bool {
-        self.watermarks.durable() < self.watermarks.appended()
-    }
-
     fn has_unflushed(&self) -> bool {
         self.watermarks.flushed() < self.watermarks.appended()
     }
@@ -67,9 +63,6 @@ impl Partition {
     /// When the keeper must look again.
     fn next_look(&self, timetable: &Timetable) -> Instant {
         let mut next = timetable.tidy_at.min(timetable.flush_at);
-        if let Some(sync_at) = timetable.sync_at {
-            next = next.min(sync_at);
-        }
         if self.flush_wanted.load(Ordering::Acquire) {
             let not_before = self.flush_turn.try_lock().map(|turn| turn.not_before);
             let soon = Instant::now() + Duration::from_millis(20);
@@ -81,22 +74,13 @@ impl Partition {
     async fn look(self: &Arc<Self>, timetable: &mut Timetable) {
         let now = Instant::now();
         if self.read_only_reason().is_some() {
-            timetable.sync_at = None;
             timetable.tidy_at = now + TIDY_INTERVAL;
             timetable.flush_at = now + self.config.flush_interval;
             return;
         }
-        match timetable.sync_at {
-            Some(at) if now >= at => {
-                timetable.sync_at = None;
-                self.run("sync", |partition| partition.sync_wal().map_err(Into::into)).await;
-            }
-            None if self.is_unsynced() => timetable.sync_at = Some(now + self.config.wal_sync_interval),
-            _ => {}
-        }
         let wanted = timetable.failures == 0 && self.is_flush_wanted();
         if wanted || now >= timetable.flush_at {
-            let flushed = !self.has_unflushed() || self.run("flush", |p| p.flush().map(drop)).await;
+            let flushed = !self.has_unflushed() || self.flush_or_tell().await;
             timetable.failures = if flushed { 0 } else { timetable.failures + 1 };
             let pause = if flushed { self.config.flush_interval } else { retry_pause(timetable.failures) };
             timetable.flush_at = Instant::now() + pause;
@@ -110,6 +94,15 @@ impl Partition {
             })
             .await;
         }
+    }
+
+    /// Flushes; a failure is logged here, and answered with false.
+    async fn flush_or_tell(self: &Arc<Self>) -> bool {
+        let flushed = self.flush_in_background().await;
+        if let Err(error) = &flushed {
+            tracing::error!(storage = %self.config.name, date = ?self.date.map(|d| d.to_string()), %error, "the flush failed");
+        }
+        flushed.is_ok()
     }
 
     /// Runs work that blocks; a failure is logged here, and answered with false.
@@ -138,6 +131,22 @@ fn retry_pause(failures: u32) -> Duration {
     (FIRST_RETRY * 2u32.saturating_pow(failures.saturating_sub(1).min(10))).min(LAST_RETRY)
 }
 
+/// Syncs buffered writes in time, also while a flush is under way.
+async fn keep_synced(partition: Weak<Partition>) {
+    loop {
+        let Some(strong) = partition.upgrade() else { return };
+        let (unsynced, interval) = (Arc::clone(&strong.unsynced), strong.config.wal_sync_interval);
+        drop(strong);
+        // Looks now and then whether the partition is still there.
+        if tokio::time::timeout(TIDY_INTERVAL, unsynced.notified()).await.is_err() {
+            continue;
+        }
+        tokio::time::sleep(interval).await;
+        let Some(strong) = partition.upgrade() else { return };
+        strong.run("syncing the log", |partition| partition.sync_wal().map_err(Into::into)).await;
+    }
+}
+
 async fn keep(partition: Weak<Partition>) {
     let mut timetable = None;
     loop {
@@ -145,7 +154,6 @@ async fn keep(partition: Weak<Partition>) {
         let timetable = timetable.get_or_insert_with(|| Timetable {
             flush_at: Instant::now() + strong.config.flush_interval,
             tidy_at: Instant::now() + TIDY_INTERVAL,
-            sync_at: None,
             failures: 0,
         });
         strong.look(timetable).await;

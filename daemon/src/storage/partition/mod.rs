@@ -85,6 +85,10 @@ pub struct Partition {
     /// Set when a flush is asked for by the number of records.
     flush_wanted: AtomicBool,
     torn_count: usize,
+    /// DuckDB could not read what it should have: the log is kept, whatever its age.
+    suspect: AtomicBool,
+    /// Told when something was written that is not synced.
+    unsynced: Arc<Notify>,
     opened_at: Instant,
     /// Milliseconds after `opened_at` when it was last used.
     last_used_ms: AtomicU64,
@@ -135,6 +139,14 @@ impl Partition {
         // Not both locks at once: a committer takes them in the other order.
         drop(memtable);
         Gauges { wal: self.wal.lock().gauges(), ..gauges }
+    }
+
+    /// Whether everything is in the database file, for good.
+    pub fn is_settled(&self) -> bool {
+        let seq = self.watermarks.appended();
+        self.watermarks.flushed() == seq
+            && self.checkpointed_seq.load(Ordering::Acquire) >= seq
+            && !self.suspect.load(Ordering::Relaxed)
     }
 
     /// Whether the partition holds or has held anything at all.

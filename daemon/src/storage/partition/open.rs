@@ -51,8 +51,19 @@ pub enum OpenError {
     Duck(DuckError),
 }
 
+impl OpenError {
+    /// Whether another program has the database open, which passes.
+    pub fn is_in_use(&self) -> bool {
+        match self {
+            Self::Duck(DuckError::Open { source, .. }) => source.to_string().contains("Could not set lock"),
+            _ => false,
+        }
+    }
+}
+
 impl Partition {
-    /// Opens a partition: recovers its log, and begins to keep it.
+    /// Opens a partition: recovers its log, and begins to keep it. The latch is the storage's: when one of
+    /// its logs fails, none of them takes writes.
     ///
     /// Blocks for as long as recovery takes. Must run inside the runtime.
     ///
@@ -63,6 +74,7 @@ impl Partition {
         config: Arc<StorageConfig>,
         shared: Arc<Shared>,
         stats: Arc<StorageStats>,
+        latch: Arc<Latch>,
     ) -> Result<Arc<Self>, OpenError> {
         let begun = Instant::now();
         let opened = Opened::new(&layout, &config, &shared)?;
@@ -73,7 +85,6 @@ impl Partition {
             tracing::info!(storage = %config.name, date = ?layout.date.map(|d| d.to_string()), records = unflushed,
                 took = ?begun.elapsed(), "recovered from the log");
         }
-        let latch = Arc::new(Latch::default());
         let limits = SegmentLimits { max_bytes: config.max_wal_size, max_age: config.max_wal_age };
         let wal =
             Wal::new(Arc::clone(&shared.disk), layout.place, limits, Arc::clone(&latch), recovered.sealed);
@@ -99,6 +110,8 @@ impl Partition {
             room: Notify::new(),
             flush_wanted: AtomicBool::new(unflushed > 0),
             torn_count: recovered.torn_count,
+            suspect: AtomicBool::new(false),
+            unsynced: Arc::new(Notify::new()),
             opened_at: Instant::now(),
             last_used_ms: AtomicU64::new(0),
         });
@@ -200,7 +213,8 @@ fn move_aside(shared: &Shared, file: &Path) -> std::io::Result<()> {
     let when = fastpersist_protocol::time::Timestamp::now().to_string().replace(':', "");
     let mut log = file.as_os_str().to_owned();
     log.push(".wal");
-    for path in [file, Path::new(&log)] {
+    // The log first: beside a file that is made anew it would be replayed into it.
+    for path in [Path::new(&log), file] {
         if path.exists() {
             let mut aside = path.as_os_str().to_owned();
             aside.push(format!(".damaged-{when}"));

@@ -48,7 +48,11 @@ impl Partition {
 
     /// Shows every record of a key, in order, where memory has all of them.
     pub fn peek_key(&self, key: &str, show: impl FnMut(&Record)) -> Known<()> {
-        self.memtable.read().visit_key(key, show)
+        // There may be thousands, and showing them takes longer than others should wait.
+        let mut records = Vec::new();
+        let known = self.memtable.read().visit_key(key, |record| records.push(record.clone()));
+        records.iter().for_each(show);
+        known
     }
 
     /// Whether memory may have to ask DuckDB, now or later.
@@ -95,6 +99,9 @@ impl Partition {
             let epoch = self.memtable.read().epoch();
             let reader = self.take_reader()?;
             let answer = read(reader.as_ref(), epoch);
+            if answer.is_err() {
+                self.suspect.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
             self.readers.lock().extend(reader.filter(|_| answer.is_ok()));
             if let Some(answer) = answer? {
                 return Ok(answer);
@@ -111,9 +118,33 @@ impl Partition {
     }
 
     /// Gives memory back down to the cache's bound, all but the key that is to be spared.
-    pub(super) fn evict(&self, memtable: &mut Memtable, spare: Option<&str>) {
-        if self.config.cache_max_bytes > 0 {
-            memtable.evict(self.config.cache_max_bytes, self.watermarks.flushed(), spare);
+    pub(super) fn evict(&self, memtable: &mut Memtable, spare: Option<&str>) -> bool {
+        let max_bytes = self.config.cache_max_bytes;
+        max_bytes > 0 && memtable.evict(max_bytes, self.watermarks.flushed(), spare)
+    }
+
+    /// Makes sure that memory knows everything under these keys, and keeps it until they are
+    /// [unpinned](Self::unpin).
+    ///
+    /// # Errors
+    /// When DuckDB cannot be read; then nothing is pinned.
+    pub async fn pin<'k>(self: &Arc<Self>, keys: &[&'k str]) -> Result<(), ReadError> {
+        for (index, key) in keys.iter().enumerate() {
+            while !self.memtable.write().pin(key) {
+                if let Err(error) = self.load_key(key, true).await {
+                    self.unpin(&keys[..index]);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets keys that were [pinned](Self::pin) be given back again.
+    pub fn unpin(&self, keys: &[&str]) {
+        let mut memtable = self.memtable.write();
+        for key in keys {
+            memtable.unpin(key);
         }
     }
 
@@ -194,6 +225,9 @@ impl Partition {
             if complete { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         self.memtable.write().end_filling(complete && scanned.is_ok());
+        if scanned.is_err() {
+            self.suspect.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
         Ok(scanned?)
     }
 }

@@ -170,7 +170,7 @@ impl Partition {
         let results = group::plan(group, &self.memtable.read(), start);
         let encoded = group::encode(group, &results, durable_seq, lines);
         if encoded.records == 0 {
-            return results;
+            return self.answer_without_writing(&mut wal, group, results);
         }
         if let Err(error) = self.append(&mut wal, lines, encoded) {
             tracing::error!(storage = %self.config.name, %error, "a commit group failed");
@@ -184,6 +184,27 @@ impl Partition {
         results
     }
 
+    /// A group that writes nothing: what it says (that a record is not there) may rest on writes that are
+    /// not synced yet, and must be as durable as it was asked for.
+    fn answer_without_writing(
+        &self,
+        wal: &mut crate::wal::Wal,
+        group: &[Waiting],
+        results: Vec<Vec<UnitResult>>,
+    ) -> Vec<Vec<UnitResult>> {
+        let sync = group.iter().any(|waiting| waiting.submission.sync);
+        if !sync || self.watermarks.durable() == self.watermarks.appended() {
+            return results;
+        }
+        match wal.sync() {
+            Ok(()) => {
+                self.watermarks.advance_durable();
+                results
+            }
+            Err(error) => refuse_done(results, &refusal(&error)),
+        }
+    }
+
     /// Writes the lines, syncs them where somebody waits for that, and moves the watermarks.
     fn append(&self, wal: &mut crate::wal::Wal, lines: &[u8], encoded: Encoded) -> Result<(), WalError> {
         wal.append(lines, encoded.last_seq, encoded.records, self.today())?;
@@ -195,7 +216,7 @@ impl Partition {
             self.queue.note_sync(begun.elapsed());
             self.stats.note_fsync(begun.elapsed());
         } else {
-            self.wake.notify_one();
+            self.unsynced.notify_one();
         }
         self.stats.note_commit(encoded.records);
         Ok(())
