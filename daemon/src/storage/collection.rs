@@ -36,6 +36,7 @@ impl Collection {
                 history: base.join("storage_history.duckdb"),
                 latest: base.join("storage_latest.duckdb"),
             },
+            settled_seq: None,
         };
         let partition = Partition::open(
             layout,

@@ -42,8 +42,9 @@ pub struct Dated {
     latch: Arc<Latch>,
 }
 
-/// A file in a date's directory that says: everything in the log is in the database file. It is removed
-/// before the date is opened, so it is never there wrongly; without it the date is opened to find out.
+/// A file in a date's directory that tells the last record, and that everything up to it is in the
+/// database file. It is removed before the date is opened, so it is never there wrongly; without it the
+/// date is opened at the start, to find out.
 const SETTLED_FILE: &str = "settled";
 
 impl Dated {
@@ -109,21 +110,24 @@ impl Dated {
     /// Notes that a date was closed with everything in its database file. Without the note the next start
     /// only takes longer.
     fn note_settled(&self, partition: &Partition) {
-        let Some(date) = partition.date().filter(|_| partition.is_settled() && !partition.is_empty()) else {
-            return;
-        };
+        let (Some(date), Some(seq)) = (partition.date(), partition.settled_seq()) else { return };
         let file = self.directory(date).join(SETTLED_FILE);
-        if let Err(error) = disk::write_durably(&*self.shared.disk, &file, b"") {
+        if let Err(error) = disk::write_durably(&*self.shared.disk, &file, format!("{seq}\n").as_bytes()) {
             tracing::debug!(storage = %self.config.name, %date, %error, "a date could not be noted as settled");
         }
     }
 
-    fn forget_settled(&self, date: Date) -> io::Result<()> {
+    /// Takes the note away; answers the last record that it told.
+    fn forget_settled(&self, date: Date) -> io::Result<Option<u64>> {
         let directory = self.directory(date);
-        match self.shared.disk.remove(&directory.join(SETTLED_FILE)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed.and_then(|()| self.shared.disk.sync_dir(&directory)),
-        }
+        let file = directory.join(SETTLED_FILE);
+        let noted = match self.shared.disk.read(&file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            noted => noted?,
+        };
+        self.shared.disk.remove(&file)?;
+        self.shared.disk.sync_dir(&directory)?;
+        Ok(std::str::from_utf8(&noted).ok().and_then(|text| text.trim().parse().ok()))
     }
 
     /// Removes the log's old segments of dates that are closed and settled.
@@ -178,13 +182,15 @@ impl Dated {
 
     fn open_blocking(&self, date: Date) -> Result<Arc<Partition>, OpenError> {
         let directory = self.directory(date);
-        self.forget_settled(date)
+        let settled_seq = self
+            .forget_settled(date)
             .map_err(|source| RecoverError::Io { file: directory.display().to_string(), source })?;
         let layout = Layout {
             date: Some(date),
             place: Place::Fixed(directory.clone()),
             wal_directories: vec![directory],
             files: Files::Dated { data: self.config.database_path(&date.to_string()) },
+            settled_seq,
         };
         let (config, shared, stats) = (&self.config, &self.shared, &self.stats);
         Partition::open(

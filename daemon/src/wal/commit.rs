@@ -199,6 +199,8 @@ struct QueueState {
 /// With so much trust a leader waits for as long as a sync takes.
 const FULL_TRUST: u32 = 8;
 
+/// A group of so many writes waits for nobody.
+const ENOUGH_WRITES: usize = 64;
 /// However slow the disk is, a leader waits no longer for others than this.
 const MAX_PATIENCE: Duration = Duration::from_millis(1);
 
@@ -242,10 +244,15 @@ impl Queue {
             if all_came { (state.trust + 1).min(FULL_TRUST) } else { state.trust.saturating_sub(1) };
     }
 
-    /// Whether as many wait as were seen around the last group.
+    /// Whether as many wait as were seen around the last group, or so much that the processor and not the
+    /// sync is what takes time: then it is better to work on the next group meanwhile.
     pub fn is_gathered(&self) -> bool {
         let state = self.state.lock();
-        state.waiting.len() >= state.expected
+        if state.waiting.len() >= state.expected {
+            return true;
+        }
+        let writes: usize = state.waiting.iter().map(|waiting| waiting.submission.writes.len()).sum();
+        writes >= ENOUGH_WRITES
     }
 
     /// Gives up the lead, unless somebody waits; answers whether the caller must go on.

@@ -83,7 +83,8 @@ struct Found {
 const HEAD_BYTES: usize = 64 * 1024;
 
 /// Recovers the log whose segments stand in `directories`; every record above `flushed_seq` goes to
-/// `on_entry`, in order.
+/// `on_entry`, in order. Where the partition was closed with everything up to `settled_seq` in the database,
+/// and the database has come so far, the log need not be read at all.
 ///
 /// # Errors
 /// See [`RecoverError`]. Nothing was changed on disk when it is [`RecoverError::Damaged`].
@@ -92,9 +93,14 @@ pub fn recover(
     directories: &[PathBuf],
     model: Model,
     flushed_seq: u64,
+    settled_seq: Option<u64>,
     mut on_entry: impl FnMut(Entry),
 ) -> Result<Recovered, RecoverError> {
     let (found, leftovers) = find(&**disk, directories)?;
+    if settled_seq == Some(flushed_seq) {
+        let sealed = found.iter().map(|segment| sealed_as_found(segment, flushed_seq)).collect();
+        return Ok(Recovered { sealed, last_seq: flushed_seq, torn_count: 0 });
+    }
     let mut sealed = Vec::new();
     let mut last_seq = None;
     let mut end = None;

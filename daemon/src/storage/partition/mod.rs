@@ -141,12 +141,14 @@ impl Partition {
         Gauges { wal: self.wal.lock().gauges(), ..gauges }
     }
 
-    /// Whether everything is in the database file, for good.
-    pub fn is_settled(&self) -> bool {
+    /// The last record, where everything is in the database file, for good.
+    pub fn settled_seq(&self) -> Option<u64> {
         let seq = self.watermarks.appended();
-        self.watermarks.flushed() == seq
+        let settled = seq > 0
+            && self.watermarks.flushed() == seq
             && self.checkpointed_seq.load(Ordering::Acquire) >= seq
-            && !self.suspect.load(Ordering::Relaxed)
+            && !self.suspect.load(Ordering::Relaxed);
+        settled.then_some(seq)
     }
 
     /// Whether the partition holds or has held anything at all.
@@ -224,4 +226,7 @@ pub struct Layout {
     pub wal_directories: Vec<PathBuf>,
     /// The database.
     pub files: Files,
+    /// Where the partition was closed with everything in the database: its last record. Its log then need
+    /// not be read.
+    pub settled_seq: Option<u64>,
 }

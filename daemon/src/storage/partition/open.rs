@@ -198,13 +198,20 @@ fn replay(
     let mut memtable = Memtable::new(config.model(), database_is_empty);
     memtable.begin_behind(flushed_seq);
     let directories = &layout.wal_directories;
-    let recovered = recover::recover(&shared.disk, directories, config.model(), flushed_seq, |entry| {
-        for record in entry.records {
-            if record.seq() > flushed_seq {
-                memtable.publish(record);
+    let recovered = recover::recover(
+        &shared.disk,
+        directories,
+        config.model(),
+        flushed_seq,
+        layout.settled_seq,
+        |entry| {
+            for record in entry.records {
+                if record.seq() > flushed_seq {
+                    memtable.publish(record);
+                }
             }
-        }
-    })?;
+        },
+    )?;
     Ok((memtable, recovered))
 }
 
