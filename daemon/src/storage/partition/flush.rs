@@ -150,6 +150,9 @@ impl Partition {
         drop(memtable);
         self.shrink_cache();
         self.room.notify_waiters();
+        if result.as_ref().is_ok_and(|rows| *rows >= TRIM_ROWS) {
+            memory::give_back();
+        }
         result
     }
 
@@ -198,7 +201,6 @@ impl Partition {
         }
         if outcome.rows >= TRIM_ROWS {
             self.shared.engine.release_cache();
-            memory::give_back();
         }
         Ok(unflushed.len() as u64)
     }
