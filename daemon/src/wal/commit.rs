@@ -244,6 +244,12 @@ impl Queue {
             if all_came { (state.trust + 1).min(FULL_TRUST) } else { state.trust.saturating_sub(1) };
     }
 
+    /// Whether nobody else was seen around the last group. Then not even others that are ready are let in
+    /// first; if there are some after all, this group's end will tell.
+    pub fn is_lone(&self) -> bool {
+        self.state.lock().expected <= 1
+    }
+
     /// Whether as many wait as were seen around the last group, or so much that the processor and not the
     /// sync is what takes time: then it is better to work on the next group meanwhile.
     pub fn is_gathered(&self) -> bool {

@@ -29,7 +29,7 @@ const TRIM_ROWS: u64 = 100_000;
 /// it took, and no less than the shortest pause: then flushing costs busy writers about a twentieth of the
 /// machine.
 const PAUSE_FACTOR: u32 = 19;
-const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a flush did not succeed. Nothing is lost: the records stay in memory and in the log.
 #[derive(Debug, thiserror::Error)]

@@ -101,6 +101,9 @@ impl Partition {
     /// Lets whoever is ready get into this group, and waits a moment for those who were just answered:
     /// they are likely to come again.
     async fn gather(&self) {
+        if self.queue.is_lone() {
+            return;
+        }
         let begun = Instant::now();
         let patience = self.queue.patience();
         loop {
