@@ -14,6 +14,9 @@
 //! | [`disk`] | every file operation on which durability rests |
 //! | [`dir_lock`], [`latch`], [`stats`] | one daemon per directory; failures that stay; figures |
 
+// Whoever reads this documentation changes the daemon, and wants to see its private rooms too.
+#![allow(rustdoc::private_intra_doc_links)]
+
 pub mod config;
 pub mod daemon;
 pub mod dir_lock;

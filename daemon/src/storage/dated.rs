@@ -131,6 +131,9 @@ impl Dated {
     }
 
     /// Removes the log's old segments of dates that are closed and settled.
+    ///
+    /// # Errors
+    /// When a directory cannot be listed or a file cannot be removed.
     pub fn remove_old_segments(&self) -> io::Result<()> {
         for name in self.shared.disk.list(&self.config.base_dir)? {
             let Some(date) = Date::parse(&name) else { continue };

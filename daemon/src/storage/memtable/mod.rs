@@ -148,8 +148,11 @@ impl Memtable {
     fn entry_or_insert(&mut self, key: &str) -> &mut KeyEntry {
         let hash = self.hash(key.as_bytes());
         let Self { table, hasher, order, bytes, .. } = self;
-        let same = |entry: &Box<KeyEntry>| entry.slots.key_bytes() == key.as_bytes();
-        let entry = table.entry(hash, same, |entry| hasher.hash_one(entry.slots.key_bytes()));
+        let entry = table.entry(
+            hash,
+            |entry| entry.slots.key_bytes() == key.as_bytes(),
+            |entry| hasher.hash_one(entry.slots.key_bytes()),
+        );
         entry
             .or_insert_with(|| {
                 order.insert(key.into());

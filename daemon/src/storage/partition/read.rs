@@ -128,7 +128,7 @@ impl Partition {
     ///
     /// # Errors
     /// When DuckDB cannot be read; then nothing is pinned.
-    pub async fn pin<'k>(self: &Arc<Self>, keys: &[&'k str]) -> Result<(), ReadError> {
+    pub async fn pin(self: &Arc<Self>, keys: &[&str]) -> Result<(), ReadError> {
         for (index, key) in keys.iter().enumerate() {
             while !self.memtable.write().pin(key) {
                 if let Err(error) = self.load_key(key, true).await {
