@@ -4,7 +4,7 @@
 //! storage: text goes in, typed requests come out, and the other way round. `PROTOCOL.md` beside this
 //! crate tells the same for people who speak it by hand.
 //!
-//! Invariant: whatever [`request::parse`] lets through is valid JSON, within the limits it was given,
+//! Invariant: whatever [`request::parse()`] lets through is valid JSON, within the limits it was given,
 //! and its names have lawful lengths; later stages need not check that again.
 
 pub mod error;

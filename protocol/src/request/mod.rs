@@ -1,10 +1,10 @@
 //! Requests: what a line may ask for, as types that borrow from the line.
 //!
-//! [`parse`] turns one line into a [`Request`]; [`Request::write_line`] is its inverse, for clients.
+//! [`parse()`] turns one line into a [`Request`]; [`Request::write_line`] is its inverse, for clients.
 //! A property test keeps the two in step.
 //!
 //! Adding an operation means: a variant of [`Op`], its line in [`parse`](mod@parse) and in
-//! [`write`](mod@write), and its section in `PROTOCOL.md`.
+//! `write.rs`, and its section in `PROTOCOL.md`.
 
 mod fields;
 pub mod parse;
