@@ -47,6 +47,7 @@ mod segments;
 mod command_line;
 mod configuration;
 mod damage;
+mod found;
 mod kill_loop;
 mod recovery;
 mod shutdown;

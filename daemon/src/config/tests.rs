@@ -86,6 +86,12 @@ fn every_mistake_is_named_with_what_would_be_right() {
         ("extra_schema = { key = \"int64\" }", "storage.jobs.extra_schema.key", "already"),
         ("extra_schema = { Status = \"int64\" }", "storage.jobs.extra_schema.Status", "already"),
         ("extra_schema = { date = \"int64\" }", "storage.jobs.extra_schema.date", "already"),
+        ("extra_schema = { rowid = \"int64\" }", "storage.jobs.extra_schema.rowid", "already"),
+        (
+            "parquet_path = \"/srv/p\"\n[storage.more]\nmodel = \"dated\"\nbase_dir = \"/srv/m\"\nparquet_path = \"/srv/p\"",
+            "storage.more.parquet_path",
+            "remove files of the other",
+        ),
         ("extra_schema = { a = \"int65\" }", "storage.jobs.extra_schema.a", "int64"),
         ("[limits]\nmax_line_bytes = -1", "limits.max_line_bytes", "from 1024"),
         ("[[access]]\nrole = \"reader\"", "access[0]", "exactly one of"),

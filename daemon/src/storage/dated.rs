@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fastpersist_protocol::time::Date;
 use parking_lot::Mutex;
@@ -24,6 +24,9 @@ use crate::wal::{Place, segment};
 
 /// How long a date stays open without being used.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How soon to look again for a date that can be closed.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 type Slot = Arc<tokio::sync::Mutex<Option<Arc<Partition>>>>;
 
@@ -269,9 +272,11 @@ impl Dated {
         Ok(dates)
     }
 
-    /// Closes the date that was not used for the longest time, where the limit is reached.
+    /// Closes the date that was not used for the longest time, where the limit is reached; waits for one as
+    /// long as a writer waits for room in memory.
     async fn make_room(&self) -> Result<(), StorageError> {
         let max = self.shared.limits.max_open_dates;
+        let begun = Instant::now();
         loop {
             let mut open: Vec<_> = {
                 let open = self.open.lock();
@@ -288,8 +293,12 @@ impl Dated {
                     break;
                 }
             }
-            if !closed {
+            if !closed && begun.elapsed() >= self.shared.limits.busy_wait {
                 return Err(StorageError::TooManyDates { open: open.len(), max });
+            }
+            if !closed {
+                // Those in use are so for a moment, mostly: a commit, a look of the keeper.
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
         }
     }

@@ -376,3 +376,6 @@ pub struct WalGauges {
     /// The number of the newest segment of this run, 0 before there is one.
     pub sequence: u64,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! The log on a disk that fails when it is told to.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::disk::{DiskFile, RealDisk};
+
+/// The real disk, but the next syncs and writes of files fail as often as is asked for.
+#[derive(Debug, Default)]
+struct FailingDisk {
+    syncs: Arc<AtomicUsize>,
+    creates_full: Arc<AtomicUsize>,
+}
+
+#[derive(Debug)]
+struct FailingFile {
+    file: Box<dyn DiskFile>,
+    syncs: Arc<AtomicUsize>,
+}
+
+/// Whether one of the failures that were asked for is due.
+fn is_due(failures: &AtomicUsize) -> bool {
+    failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+}
+
+impl Disk for FailingDisk {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        if is_due(&self.creates_full) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let file = RealDisk.create(path)?;
+        Ok(Box::new(FailingFile { file, syncs: Arc::clone(&self.syncs) }))
+    }
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        RealDisk.open(path)
+    }
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        RealDisk.read(path)
+    }
+    fn read_head(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+        RealDisk.read_head(path, limit)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove(path)
+    }
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        RealDisk.create_dir(path)
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        RealDisk.sync_dir(path)
+    }
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        RealDisk.list(path)
+    }
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        RealDisk.free_bytes(path)
+    }
+}
+
+impl DiskFile for FailingFile {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_at(offset, bytes)
+    }
+    fn sync(&mut self) -> io::Result<()> {
+        if is_due(&self.syncs) { Err(io::Error::other("a failed sync")) } else { self.file.sync() }
+    }
+    fn preallocate(&mut self, length: u64) -> io::Result<()> {
+        self.file.preallocate(length)
+    }
+    fn truncate(&mut self, length: u64) -> io::Result<()> {
+        self.file.truncate(length)
+    }
+}
+
+fn log(disk: FailingDisk, place: Place) -> (Wal, Arc<Latch>) {
+    let latch = Arc::new(Latch::default());
+    let limits = SegmentLimits { max_bytes: 1 << 20, max_age: Duration::from_secs(300) };
+    (Wal::new(Arc::new(disk), place, limits, Arc::clone(&latch), Vec::new()), latch)
+}
+
+fn today() -> Date {
+    Date::parse("2025-01-15").expect("a date")
+}
+
+#[test]
+fn a_failed_sync_is_final_whoever_asks_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = FailingDisk::default();
+    let syncs = Arc::clone(&disk.syncs);
+    let (mut wal, latch) = log(disk, Place::Fixed(dir.path().to_owned()));
+    wal.append(b"{}\n", 1, 1, today()).expect("an append");
+    wal.sync().expect("a sync");
+    wal.append(b"{}\n", 2, 1, today()).expect("an append");
+    syncs.store(1, Ordering::SeqCst);
+    assert!(matches!(wal.sync(), Err(WalError::Failed(_))));
+    assert!(latch.reason().is_some_and(|reason| reason.contains("fdatasync")), "{:?}", latch.reason());
+    // The disk would say yes now, and it would be a lie.
+    assert!(matches!(wal.sync(), Err(WalError::Failed(_))));
+    assert!(matches!(wal.append(b"{}\n", 3, 1, today()), Err(WalError::Failed(_))));
+}
+
+#[test]
+fn a_full_disk_refuses_cleanly_and_lets_go_by_itself() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for place in [Place::Fixed(dir.path().join("fixed")), Place::Daily(dir.path().join("daily"))] {
+        let disk = FailingDisk::default();
+        disk.creates_full.store(1, Ordering::SeqCst);
+        let (mut wal, latch) = log(disk, place.clone());
+        assert!(matches!(wal.append(b"{}\n", 1, 1, today()), Err(WalError::Full(_))), "{place:?}");
+        assert!(!wal.has_room(), "{place:?}: no store is tried right after");
+        let begun = Instant::now();
+        while !wal.has_room() {
+            assert!(
+                begun.elapsed() < Duration::from_secs(10),
+                "{place:?}: there is room, and it is not seen"
+            );
+            std::thread::yield_now();
+        }
+        wal.append(b"{}\n", 1, 1, today()).expect("room again");
+        wal.sync().expect("a sync");
+        assert_eq!(latch.reason(), None);
+    }
+}
