@@ -32,8 +32,8 @@ use crate::wal::commit::InlineSlots;
 const FREE_WORKERS: usize = 1;
 /// Threads of the runtime that commits may block, at most.
 const MAX_INLINE_COMMITS: usize = 4;
-/// What others than owner and group may do with the daemon's files: nothing. Who may read the data is for
-/// `[[access]]` to say.
+/// What others than owner and group may do with the files in a storage's directory: nothing. Who may read
+/// the data is for `[[access]]` to say. The directory itself stays open, for the socket may stand beside it.
 const FILE_MODE_MASK: u32 = 0o027;
 /// How often dates are looked at that nobody uses any more.
 const IDLE_LOOK: Duration = Duration::from_secs(15);
@@ -99,8 +99,8 @@ impl DaemonError {
 /// See [`DaemonError`]; [`DaemonError::exit_code`] says what the process should exit with.
 pub fn run(config: Config, overrides: Overrides, on_ready: impl FnOnce(&str)) -> Result<(), DaemonError> {
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(DaemonError::Start)?;
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(FILE_MODE_MASK));
     let locks = lock(&config.storages)?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(FILE_MODE_MASK));
     let runtime = runtime()?;
     let _inside = runtime.enter();
     let shared = shared(&config.limits, &locks)?;

@@ -79,7 +79,12 @@ impl Socket {
         }
         let path = PathBuf::from(&socket);
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            std::fs::create_dir_all(parent).map_err(io_error)?;
+            if !parent.exists() {
+                // Who may connect is for the socket's own mode to say.
+                std::fs::create_dir_all(parent).map_err(io_error)?;
+                let open = std::fs::Permissions::from_mode(0o755);
+                std::fs::set_permissions(parent, open).map_err(io_error)?;
+            }
         }
         free_stale(&path, &socket)?;
         let name = path.as_path().to_fs_name::<GenericFilePath>().map_err(io_error)?;
