@@ -78,13 +78,12 @@ impl Socket {
             return Ok(Self { listener, path: None, name: socket });
         }
         let path = PathBuf::from(&socket);
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            if !parent.exists() {
-                // Who may connect is for the socket's own mode to say.
-                std::fs::create_dir_all(parent).map_err(io_error)?;
-                let open = std::fs::Permissions::from_mode(0o755);
-                std::fs::set_permissions(parent, open).map_err(io_error)?;
-            }
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.exists());
+        if let Some(parent) = parent {
+            // Who may connect is for the socket's own mode to say.
+            std::fs::create_dir_all(parent).map_err(io_error)?;
+            let open = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(parent, open).map_err(io_error)?;
         }
         free_stale(&path, &socket)?;
         let name = path.as_path().to_fs_name::<GenericFilePath>().map_err(io_error)?;
