@@ -43,7 +43,8 @@ fn json_like() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn accepts_what_serde_json_accepts(text in json_like()) {
-        let theirs = serde_json::from_str::<serde_json::Value>(&text).is_ok();
+        // Only the grammar: a `Value` would refuse numbers that a double cannot hold, and documents keep them.
+        let theirs = serde_json::from_str::<&serde_json::value::RawValue>(&text).is_ok();
         prop_assert_eq!(scan(&text).is_ok(), theirs, "{}", text);
     }
 
