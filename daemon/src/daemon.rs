@@ -28,7 +28,7 @@ use crate::storage::partition::{FlushError, OpenError, Shared};
 use crate::wal::commit::InlineSlots;
 
 /// Threads of the runtime that are never blocked by a commit, so that readers always have one. On two
-/// processors one more thread cost a tenth of the writes.
+/// processors one more thread made no more writes, in a few noisy runs 4 to 8 % fewer.
 const FREE_WORKERS: usize = 1;
 /// Threads of the runtime that commits may block, at most.
 const MAX_INLINE_COMMITS: usize = 4;

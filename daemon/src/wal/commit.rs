@@ -5,8 +5,8 @@
 //! publishes it to memory and answers everybody. While it waits for the disk, the next group grows by
 //! itself; there is no timer. The idea is the leader/follower log of InnoDB and Postgres.
 //!
-//! The leader blocks its thread during write and sync. For a lone client that is twice as fast as
-//! handing over to a thread of its own; so that readers are never held up, only so many leaders may do
+//! The leader blocks its thread during write and sync. For a lone client a prototype took 183 to
+//! 219 µs so, and 324 µs when it handed over to a thread of its own; so that readers are never held up, only so many leaders may do
 //! it at once, and the others go to the pool for blocking work ([`InlineSlots`]).
 //!
 //! Invariant: a submission is answered exactly once, and durable only after fdatasync succeeded.
