@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use fastpersist_protocol::request::{Op, Request};
+use fastpersist_protocol::request::{Op, Request, StatsFormat};
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
@@ -84,7 +84,7 @@ pub(crate) fn info() -> Call<Info> {
 }
 
 pub(crate) fn stats() -> Call<serde_json::Value> {
-    Call::new(&Request { storage: None, op: Op::Stats })
+    Call::new(&Request { storage: None, op: Op::Stats { format: StatsFormat::Json } })
 }
 
 pub(crate) fn flush(storage: Option<&str>) -> Call<u64> {

@@ -15,6 +15,7 @@ use signal_hook::iterator::Signals;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 
+use crate::clock::RealClock;
 use crate::config::{self, Config, Limits, Overrides, StorageConfig};
 use crate::dir_lock::{DirLock, LockError};
 use crate::disk::{self, RealDisk};
@@ -169,6 +170,7 @@ fn shared(limits: &Limits, locks: &[DirLock]) -> Result<Arc<Shared>, DaemonError
     })?;
     Ok(Arc::new(Shared {
         disk: RealDisk::shared(),
+        clock: Arc::new(RealClock::default()),
         engine,
         inline_slots: InlineSlots::new(inline_commits()),
         limits: limits.clone(),

@@ -11,12 +11,14 @@
 //! | [`wal`] | makes it durable, together with whatever else comes at that moment |
 //! | [`duck`] | brings it into DuckDB; the only room that speaks SQL |
 //! | [`export`] | writes it as Parquet |
+//! | [`schedule`], [`clock`] | what happens by itself, and by which clock |
 //! | [`disk`] | every file operation on which durability rests |
 //! | [`dir_lock`], [`latch`], [`stats`] | one daemon per directory; failures that stay; figures |
 
 // Whoever reads this documentation changes the daemon, and wants to see its private rooms too.
 #![allow(rustdoc::private_intra_doc_links)]
 
+pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod dir_lock;
@@ -26,6 +28,7 @@ pub mod export;
 pub mod latch;
 pub mod logging;
 pub mod memory;
+pub mod schedule;
 pub mod server;
 pub mod stats;
 pub mod storage;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use clap::Args;
 use fastpersist_bench::duration_text;
-use fastpersist_client::protocol::request::Op;
+use fastpersist_client::protocol::request::{Op, StatsFormat};
 use fastpersist_client::{ExportOutcome, Info};
 use serde::Deserialize;
 
@@ -73,7 +73,7 @@ pub(crate) fn export(global: &Global, args: &ExportArgs, out: &mut Output) -> Ou
 }
 
 pub(crate) fn stats(global: &Global, out: &mut Output) -> Outcome {
-    let reply = global.ask(Op::Stats)?;
+    let reply = global.ask(Op::Stats { format: StatsFormat::Json })?;
     if !out.is_for_people() {
         return out.line(reply.json());
     }

@@ -18,7 +18,10 @@ impl Config {
         let mut changed = Vec::new();
         compare!("daemon", self.daemon, new.daemon, changed;
             "socket" => socket, "socket_mode" => socket_mode, "socket_group" => socket_group,
-            "log_level" => log_level, "log_format" => log_format, "log_dir" => log_dir);
+            "log_level" => log_level, "log_format" => log_format, "log_dir" => log_dir, "max_log_files" => max_log_files);
+        compare!("metrics", self.metrics, new.metrics, changed;
+            "listen" => listen, "textfile_path" => textfile_path,
+            "textfile_interval_seconds" => textfile_interval);
         compare!("limits", self.limits, new.limits, changed;
             "max_line_bytes" => max_line_bytes, "max_json_depth" => max_json_depth,
             "max_connections" => max_connections, "max_connections_per_uid" => max_connections_per_uid,
@@ -56,7 +59,7 @@ impl StorageConfig {
             "duckdb_flush_interval_seconds" => flush_interval, "wal_sync_interval_ms" => wal_sync_interval,
             "wal_retain_days" => wal_retain, "max_pending_bytes" => max_pending_bytes,
             "cache_max_bytes" => cache_max_bytes, "timezone" => timezone, "parquet_path" => parquet_path,
-            "export_at" => export_at, "backup_at" => backup_at, "health_check_at" => health_check_at,
+            "export_at" => export_at, "backup" => backup, "backup_at" => backup_at, "health_check_at" => health_check_at,
             "retain_days" => retain_days);
     }
 }

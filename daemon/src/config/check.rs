@@ -1,13 +1,14 @@
 //! From what TOML says to a checked [`Config`].
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::raw::{RawAccess, RawConfig, RawDaemon, RawLimits, RawStorage};
+use super::raw::{RawAccess, RawConfig, RawDaemon, RawLimits, RawMetrics, RawStorage};
 use super::{
-    AccessRule, Config, ConfigError, DaemonConfig, Limits, LogFormat, Overrides, Role, SYSTEM_CONFIG,
-    StorageConfig, Subject,
+    AccessRule, Config, ConfigError, DaemonConfig, Limits, LogFormat, MetricsConfig, Overrides, Role,
+    SYSTEM_CONFIG, StorageConfig, Subject,
 };
 use crate::storage::schema::{ExtraColumn, ExtraType, Model, Schema};
 
@@ -73,6 +74,7 @@ impl Checker {
         let root = overrides.base_dir.clone().or_else(default_base_dir);
         let daemon = self.daemon(raw.daemon, overrides, root.as_deref())?;
         let limits = self.limits(&raw.limits)?;
+        let metrics = self.metrics(raw.metrics)?;
         let mut storages = Vec::new();
         for (name, storage) in raw.storage {
             storages.push(self.storage(name, storage, root.as_deref())?);
@@ -83,7 +85,7 @@ impl Checker {
         self.no_shared_files(&storages)?;
         let access = raw.access.into_iter().enumerate();
         let access = access.map(|(index, rule)| self.access(index, rule, &storages));
-        Ok(Config { daemon, limits, access: access.collect::<Checked<_>>()?, storages })
+        Ok(Config { daemon, limits, metrics, access: access.collect::<Checked<_>>()?, storages })
     }
 
     fn daemon(&self, raw: RawDaemon, overrides: &Overrides, root: Option<&Path>) -> Checked<DaemonConfig> {
@@ -124,7 +126,35 @@ impl Checker {
             log_level,
             log_format,
             log_dir: raw.log_dir,
+            max_log_files: self.number("daemon.max_log_files", raw.max_log_files, 14, 1, 10_000)? as usize,
         })
+    }
+
+    fn metrics(&self, raw: RawMetrics) -> Checked<MetricsConfig> {
+        let listen = match raw.listen.as_deref().map(|text| (text, text.parse::<SocketAddr>())) {
+            None => None,
+            Some((_, Ok(address))) if address.ip().is_loopback() => Some(address),
+            Some((text, _)) => {
+                return self.fail(format!(
+                    "metrics.listen = {text:?} is no address of this host alone; right is for example \"127.0.0.1:9187\""
+                ));
+            }
+        };
+        if let Some(path) = &raw.textfile_path
+            && path.extension().is_none_or(|extension| extension != "prom")
+        {
+            return self.fail(format!(
+                "metrics.textfile_path = {path:?} must end in \".prom\": node_exporter reads no other files"
+            ));
+        }
+        let interval = self.number(
+            "metrics.textfile_interval_seconds",
+            raw.textfile_interval_seconds,
+            15,
+            1,
+            DAY_SECONDS,
+        )?;
+        Ok(MetricsConfig { listen, textfile_path: raw.textfile_path, textfile_interval: seconds(interval) })
     }
 
     fn role(&self, key: &str, name: &str) -> Checked<Role> {
@@ -250,6 +280,7 @@ impl Checker {
             timezone: self.timezone(&prefix, raw.timezone.as_deref().unwrap_or("UTC"))?,
             parquet_path: raw.parquet_path,
             export_at: time("export_at", &raw.export_at)?,
+            backup: raw.backup.unwrap_or(model == Model::Collection),
             backup_at: time("backup_at", &raw.backup_at)?,
             health_check_at: time("health_check_at", &raw.health_check_at)?,
             retain_days: retain_days.min(i64::from(u32::MAX)) as u32,

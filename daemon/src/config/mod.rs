@@ -9,6 +9,7 @@ mod changes;
 mod check;
 mod raw;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ pub struct Config {
     pub daemon: DaemonConfig,
     /// `[limits]`
     pub limits: Limits,
+    /// `[metrics]`
+    pub metrics: MetricsConfig,
     /// `[[access]]`, in order.
     pub access: Vec<AccessRule>,
     /// `[storage.NAME]`, sorted by name.
@@ -74,6 +77,19 @@ pub struct DaemonConfig {
     pub log_format: LogFormat,
     /// Where log files go; standard error when there is none.
     pub log_dir: Option<PathBuf>,
+    /// Daily log files that are kept.
+    pub max_log_files: usize,
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricsConfig {
+    /// Where metrics are served over HTTP; only addresses of this host.
+    pub listen: Option<SocketAddr>,
+    /// The file for node_exporter's textfile collector; its name ends in `.prom`.
+    pub textfile_path: Option<PathBuf>,
+    /// How often that file is written anew.
+    pub textfile_interval: Duration,
 }
 
 /// How log lines look.
@@ -202,7 +218,10 @@ pub struct StorageConfig {
     pub parquet_path: Option<PathBuf>,
     /// When Parquet is exported each day.
     pub export_at: Option<chrono::NaiveTime>,
-    /// When a backup is made each day.
+    /// Whether backups are taken: of a collection unless it is switched off, of a dated storage where it is
+    /// switched on.
+    pub backup: bool,
+    /// When a backup is made each day, beside the one at the turn of the day.
     pub backup_at: Option<chrono::NaiveTime>,
     /// When health is checked each day.
     pub health_check_at: Option<chrono::NaiveTime>,

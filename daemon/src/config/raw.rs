@@ -13,6 +13,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) limits: RawLimits,
     #[serde(default)]
+    pub(super) metrics: RawMetrics,
+    #[serde(default)]
     pub(super) access: Vec<RawAccess>,
     #[serde(default)]
     pub(super) storage: BTreeMap<String, RawStorage>,
@@ -28,6 +30,15 @@ pub(super) struct RawDaemon {
     pub(super) log_level: Option<String>,
     pub(super) log_format: Option<String>,
     pub(super) log_dir: Option<PathBuf>,
+    pub(super) max_log_files: Option<i64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawMetrics {
+    pub(super) listen: Option<String>,
+    pub(super) textfile_path: Option<PathBuf>,
+    pub(super) textfile_interval_seconds: Option<i64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -80,6 +91,7 @@ pub(super) struct RawStorage {
     pub(super) timezone: Option<String>,
     pub(super) parquet_path: Option<PathBuf>,
     pub(super) export_at: Option<String>,
+    pub(super) backup: Option<bool>,
     pub(super) backup_at: Option<String>,
     pub(super) health_check_at: Option<String>,
     pub(super) retain_days: Option<i64>,

@@ -104,7 +104,7 @@ pub fn needed_role(op: &Op<'_>) -> Role {
         | Op::Keys { .. }
         | Op::Collections { .. }
         | Op::Dates
-        | Op::Stats
+        | Op::Stats { .. }
         | Op::Info
         | Op::Ping => Role::Reader,
         Op::Store(_) | Op::Delete(_) | Op::Batch(_) | Op::Flush => Role::Writer,

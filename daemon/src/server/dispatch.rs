@@ -154,7 +154,13 @@ impl<'s> Dispatcher<'s> {
             }
             Op::Flush => self.flush(id, ask, pass, out).await,
             Op::ExportParquet { path } => self.export(id, ask, path.as_deref(), pass, out).await,
-            Op::Stats | Op::Info | Op::Ping => self.about(id, ask, &op, pass, out).await,
+            Op::Backup { .. } | Op::ListBackups | Op::VerifyBackup { .. } => {
+                self.backups(id, ask, &op, pass, out).await
+            }
+            Op::CheckHealth { .. } | Op::RebuildHistoryFromWal { .. } | Op::RebuildLatestFromHistory => {
+                self.health(id, ask, &op, pass, out).await
+            }
+            Op::Stats { .. } | Op::Info | Op::Ping => self.about(id, ask, &op, pass, out).await,
             _ => Err(WireError::new(ErrorCode::UnknownOp, "this daemon does not know the operation")),
         }
     }
@@ -175,7 +181,7 @@ impl<'s> Dispatcher<'s> {
         Ok((index, &storages[index]))
     }
 
-    fn permit(&mut self, storage: Option<usize>, ask: Ask<'_>) -> Answer<()> {
+    pub(super) fn permit(&mut self, storage: Option<usize>, ask: Ask<'_>) -> Answer<()> {
         let role = match self.role {
             Some((cached, role)) if cached == storage => role,
             _ => {
@@ -429,7 +435,7 @@ impl<'s> Dispatcher<'s> {
         pass.answer(out, |out| {
             reply::begin_ok(out, id);
             match op {
-                Op::Stats => report::stats(server, out),
+                Op::Stats { .. } => report::stats(server, out),
                 Op::Info => report::info(server, out),
                 _ => {
                     reply::field(out, "pong");

@@ -8,9 +8,11 @@
 
 pub mod access;
 mod answers;
+mod backups;
 pub mod connection;
 pub mod dispatch;
 mod errors;
+mod health;
 pub mod listener;
 mod pass;
 mod reads;

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::{Document, Durability};
+use super::{Document, Durability, StatsFormat};
 use crate::error::WireError;
 use crate::json::{JsonError, Kind, Raw, Scanner};
 use crate::time::{Date, Timestamp};
@@ -43,7 +43,7 @@ fields! {
     ProcessName = "process_name", CollectionName = "collection_name", ItemName = "item_name",
     Data = "data", Value = "value", Timestamp = "timestamp", Username = "username",
     Durability = "durability", IfSeq = "if_seq", Ops = "ops", Prefix = "prefix", After = "after",
-    Limit = "limit", Path = "path",
+    Limit = "limit", Path = "path", Backup = "backup", Deep = "deep", Format = "format",
 }
 
 type Taken<T> = Result<T, WireError>;
@@ -157,6 +157,24 @@ impl<'a> Fields<'a> {
     pub(super) fn unsigned(&self, field: Field) -> Taken<Option<u64>> {
         let Some(raw) = self.get(field) else { return Ok(None) };
         raw.as_u64().map(Some).ok_or_else(|| mistyped(field, "an integer from 0 on", &raw))
+    }
+
+    /// A boolean field; false where it is left out.
+    pub(super) fn boolean(&self, field: Field) -> Taken<bool> {
+        let Some(raw) = self.get(field) else { return Ok(false) };
+        raw.as_bool().ok_or_else(|| mistyped(field, "true or false", &raw))
+    }
+
+    /// `format` of `stats`, which is `"json"` when it is left out.
+    pub(super) fn stats_format(&self) -> Taken<StatsFormat> {
+        match self.string(Field::Format)?.as_deref() {
+            None | Some("json") => Ok(StatsFormat::Json),
+            Some("openmetrics") => Ok(StatsFormat::OpenMetrics),
+            Some(other) => Err(WireError::field(
+                "format",
+                format!("format {other:?} is neither \"json\" nor \"openmetrics\""),
+            )),
+        }
     }
 
     /// The request's own timestamp.

@@ -89,12 +89,49 @@ pub enum Op<'a> {
         /// A name below the storage's `parquet_path`; `None` is that path itself.
         path: Option<Cow<'a, str>>,
     },
+    /// Take a backup now.
+    Backup {
+        /// Dated only: the partition; `None` is every date that changed since its last backup.
+        date: Option<Date>,
+    },
+    /// The backups that there are.
+    ListBackups,
+    /// Open a backup and compare it with what its manifest says.
+    VerifyBackup {
+        /// The backup's name, as `list_backups` tells it.
+        backup: Cow<'a, str>,
+    },
+    /// Whether everything is as it should be; of all storages where none is named.
+    CheckHealth {
+        /// Whether every block of every table and every checksum of the log is read.
+        deep: bool,
+    },
+    /// Collection: bring what the log of one day holds into the history, where it is missing there.
+    RebuildHistoryFromWal {
+        /// The day.
+        date: Date,
+    },
+    /// Collection: make the table of the latest values anew from the history.
+    RebuildLatestFromHistory,
     /// Counters and gauges of the daemon and its storages.
-    Stats,
+    Stats {
+        /// How they are written.
+        format: StatsFormat,
+    },
     /// Name, versions and storages.
     Info,
     /// A sign of life.
     Ping,
+}
+
+/// How `stats` is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StatsFormat {
+    /// As fields of the reply.
+    #[default]
+    Json,
+    /// As one text in the OpenMetrics format, in the reply's field `openmetrics`.
+    OpenMetrics,
 }
 
 /// How many keys a page of `keys` has when the request does not say.
@@ -116,6 +153,12 @@ impl Op<'_> {
         "dates",
         "flush",
         "export_parquet",
+        "backup",
+        "list_backups",
+        "verify_backup",
+        "check_health",
+        "rebuild_history_from_wal",
+        "rebuild_latest_from_history",
         "stats",
         "info",
         "ping",
@@ -135,9 +178,15 @@ impl Op<'_> {
             Self::Dates => 8,
             Self::Flush => 9,
             Self::ExportParquet { .. } => 10,
-            Self::Stats => 11,
-            Self::Info => 12,
-            Self::Ping => 13,
+            Self::Backup { .. } => 11,
+            Self::ListBackups => 12,
+            Self::VerifyBackup { .. } => 13,
+            Self::CheckHealth { .. } => 14,
+            Self::RebuildHistoryFromWal { .. } => 15,
+            Self::RebuildLatestFromHistory => 16,
+            Self::Stats { .. } => 17,
+            Self::Info => 18,
+            Self::Ping => 19,
         }
     }
 

@@ -120,13 +120,43 @@ fn read_op<'a>(op: &str, fields: &mut Fields<'a>, limits: ParseLimits) -> Readin
         }
         "dates" => bare(op, fields, Op::Dates),
         "flush" => bare(op, fields, Op::Flush),
-        "stats" => bare(op, fields, Op::Stats),
+        "stats" => {
+            fields.only(op, allow![Format])?;
+            Ok(Op::Stats { format: fields.stats_format()? })
+        }
         "info" => bare(op, fields, Op::Info),
         "ping" => bare(op, fields, Op::Ping),
         "export_parquet" => {
             fields.only(op, allow![Path])?;
             Ok(Op::ExportParquet { path: fields.name(Field::Path)? })
         }
+        other => keeping_op(other, fields),
+    }
+}
+
+/// The operations that look after a storage.
+fn keeping_op<'a>(op: &str, fields: &mut Fields<'a>) -> Reading<Op<'a>> {
+    match op {
+        "backup" => {
+            fields.only(op, allow![Date])?;
+            Ok(Op::Backup { date: fields.date()? })
+        }
+        "list_backups" => bare(op, fields, Op::ListBackups),
+        "verify_backup" => {
+            fields.only(op, allow![Backup])?;
+            let backup = fields.name(Field::Backup)?;
+            Ok(Op::VerifyBackup { backup: backup.ok_or_else(|| missing(Field::Backup, "a backup's name"))? })
+        }
+        "check_health" => {
+            fields.only(op, allow![Deep])?;
+            Ok(Op::CheckHealth { deep: fields.boolean(Field::Deep)? })
+        }
+        "rebuild_history_from_wal" => {
+            fields.only(op, allow![Date])?;
+            let date = fields.date()?.ok_or_else(|| missing(Field::Date, "a day like \"2025-01-15\""))?;
+            Ok(Op::RebuildHistoryFromWal { date })
+        }
+        "rebuild_latest_from_history" => bare(op, fields, Op::RebuildLatestFromHistory),
         other => Err(WireError::new(
             ErrorCode::UnknownOp,
             format!("unknown op {:?}; PROTOCOL.md lists the operations", short(other)),

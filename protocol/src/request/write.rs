@@ -1,6 +1,6 @@
 //! One [`Request`] to one line: the inverse of parsing, for clients.
 
-use super::{Address, Delete, Durability, Op, Placed, Request, Store, Write};
+use super::{Address, Delete, Durability, Op, Placed, Request, StatsFormat, Store, Write};
 use crate::json;
 use crate::time::Date;
 
@@ -106,7 +106,18 @@ impl Op<'_> {
             }
             Self::Collections { key } => object.text("key", key),
             Self::ExportParquet { path } => object.opt_text("path", path.as_deref()),
-            Self::Dates | Self::Flush | Self::Stats | Self::Info | Self::Ping => {}
+            Self::Backup { date } => object.opt_date(*date),
+            Self::VerifyBackup { backup } => object.text("backup", backup),
+            Self::CheckHealth { deep } => json::write_bool(object.name("deep"), *deep),
+            Self::RebuildHistoryFromWal { date } => object.opt_date(Some(*date)),
+            Self::Stats { format: StatsFormat::OpenMetrics } => object.text("format", "openmetrics"),
+            Self::Dates
+            | Self::Flush
+            | Self::ListBackups
+            | Self::RebuildLatestFromHistory
+            | Self::Stats { format: StatsFormat::Json }
+            | Self::Info
+            | Self::Ping => {}
         }
     }
 }

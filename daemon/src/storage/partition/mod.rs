@@ -28,6 +28,7 @@ pub use write::Busy;
 pub use crate::wal::commit::Gone;
 
 use super::memtable::Memtable;
+use crate::clock::Clock;
 use crate::config::{Limits, StorageConfig};
 use crate::disk::Disk;
 use crate::duck::{Engine, Files, Reader, Store};
@@ -43,6 +44,8 @@ use flush::FlushTurn;
 pub struct Shared {
     /// The disk.
     pub disk: Arc<dyn Disk>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
     /// DuckDB.
     pub engine: Arc<Engine>,
     /// Who may block a thread of the runtime.
