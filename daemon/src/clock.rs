@@ -19,8 +19,8 @@ pub trait Clock: Send + Sync + fmt::Debug {
     fn now(&self) -> Timestamp;
     /// Time since some fixed moment; never goes back.
     fn elapsed(&self) -> Duration;
-    /// Waits for so long, by [`elapsed`](Self::elapsed).
-    fn sleep(&self, duration: Duration) -> Sleep<'_>;
+    /// Waits until [`elapsed`](Self::elapsed) has come so far.
+    fn sleep_until(&self, elapsed: Duration) -> Sleep<'_>;
 
     /// The wall clock as files have it.
     fn system_time(&self) -> SystemTime {
@@ -50,7 +50,57 @@ impl Clock for RealClock {
         self.begun.elapsed()
     }
 
-    fn sleep(&self, duration: Duration) -> Sleep<'_> {
-        Box::pin(tokio::time::sleep(duration))
+    fn sleep_until(&self, elapsed: Duration) -> Sleep<'_> {
+        Box::pin(tokio::time::sleep_until((self.begun + elapsed).into()))
+    }
+}
+
+/// A clock that a test sets and moves.
+#[cfg(test)]
+pub(crate) mod simulated {
+    use parking_lot::Mutex;
+    use tokio::sync::watch;
+
+    use super::{Clock, Duration, Sleep, Timestamp};
+
+    #[derive(Debug)]
+    pub(crate) struct SimulatedClock {
+        wall: Mutex<Timestamp>,
+        elapsed: watch::Sender<Duration>,
+    }
+
+    impl SimulatedClock {
+        pub(crate) fn new(wall: Timestamp) -> Self {
+            Self { wall: Mutex::new(wall), elapsed: watch::Sender::new(Duration::from_secs(1)) }
+        }
+
+        /// Lets time pass, on both clocks.
+        pub(crate) fn advance(&self, span: Duration) {
+            self.set_wall(span.as_micros() as i64);
+            self.elapsed.send_modify(|elapsed| *elapsed += span);
+        }
+
+        /// Sets the wall clock, as a person does, and not the other one.
+        pub(crate) fn set_wall(&self, by_micros: i64) {
+            let mut wall = self.wall.lock();
+            *wall = Timestamp::from_micros(wall.as_micros() + by_micros).expect("in range");
+        }
+    }
+
+    impl Clock for SimulatedClock {
+        fn now(&self) -> Timestamp {
+            *self.wall.lock()
+        }
+
+        fn elapsed(&self) -> Duration {
+            *self.elapsed.borrow()
+        }
+
+        fn sleep_until(&self, until: Duration) -> Sleep<'_> {
+            let mut elapsed = self.elapsed.subscribe();
+            Box::pin(async move {
+                let _ = elapsed.wait_for(|elapsed| *elapsed >= until).await;
+            })
+        }
     }
 }

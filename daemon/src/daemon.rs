@@ -15,11 +15,12 @@ use signal_hook::iterator::Signals;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 
-use crate::clock::RealClock;
+use crate::clock::{Clock, RealClock};
 use crate::config::{self, Config, Limits, Overrides, StorageConfig};
 use crate::dir_lock::{DirLock, LockError};
 use crate::disk::{self, RealDisk};
 use crate::duck::{DuckError, Engine, EngineSettings};
+use crate::schedule::Scheduler;
 use crate::server::Server;
 use crate::server::access::AccessTable;
 use crate::server::listener::{BindError, Socket};
@@ -36,8 +37,6 @@ const MAX_INLINE_COMMITS: usize = 4;
 /// What others than owner and group may do with the files in a storage's directory: nothing. Who may read
 /// the data is for `[[access]]` to say. The directory itself stays open, for the socket may stand beside it.
 const FILE_MODE_MASK: u32 = 0o027;
-/// How often dates are looked at that nobody uses any more.
-const IDLE_LOOK: Duration = Duration::from_secs(15);
 
 /// Why the daemon did not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -119,11 +118,11 @@ pub fn run(config: Config, overrides: Overrides, on_ready: impl FnOnce(&str)) ->
     let listener = Listener::spawn(signals, stop, Arc::clone(&hurry), Arc::clone(&server), overrides)?;
     on_ready(socket.name());
     runtime.block_on(async {
-        let keeper = tokio::spawn(keep(Arc::clone(&server)));
+        server.storages.iter().for_each(Storage::start_jobs);
         socket.serve(&server, stopping).await;
-        keeper.abort();
+        shared.stopping.store(true, Ordering::Relaxed);
+        shared.scheduler.stop().await;
     });
-    shared.stopping.store(true, Ordering::Relaxed);
     let ended = runtime.block_on(end(&server, &hurry));
     listener.close();
     runtime.shutdown_timeout(Duration::from_secs(5));
@@ -168,9 +167,11 @@ fn shared(limits: &Limits, locks: &[DirLock]) -> Result<Arc<Shared>, DaemonError
         threads: limits.duckdb_threads,
         temp_directory: base.join("duckdb_temp"),
     })?;
+    let clock: Arc<dyn Clock> = Arc::new(RealClock::default());
     Ok(Arc::new(Shared {
         disk: RealDisk::shared(),
-        clock: Arc::new(RealClock::default()),
+        scheduler: Scheduler::new(Arc::clone(&clock)),
+        clock,
         engine,
         inline_slots: InlineSlots::new(inline_commits()),
         limits: limits.clone(),
@@ -188,17 +189,6 @@ fn recover(configs: &[StorageConfig], shared: &Arc<Shared>) -> Result<Vec<Arc<St
     }
     storages.sort_by(|a, b| a.config().name.cmp(&b.config().name));
     Ok(storages)
-}
-
-/// What the daemon does by itself beside what each partition does.
-async fn keep(server: Arc<Server>) {
-    loop {
-        tokio::time::sleep(IDLE_LOOK).await;
-        for storage in &server.storages {
-            storage.close_idle().await;
-            storage.remove_old_segments().await;
-        }
-    }
 }
 
 /// Exports, flushes and closes every storage; the first failure is answered when all are done.

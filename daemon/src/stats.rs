@@ -12,6 +12,8 @@ use fastpersist_protocol::time::Timestamp;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
+use crate::schedule::{Board, JobKind};
+
 /// A latency distribution in microseconds.
 #[derive(Debug)]
 pub struct Latency(Mutex<Histogram<u64>>);
@@ -86,8 +88,8 @@ pub struct StorageStats {
     pub requests: Latency,
     flushes: AtomicU64,
     flushed_rows: AtomicU64,
-    last_flush: Mutex<Option<Outcome>>,
-    last_export: Mutex<Option<Outcome>>,
+    /// What happens by itself, and how it ended.
+    pub jobs: Board,
 }
 
 impl StorageStats {
@@ -103,7 +105,7 @@ impl StorageStats {
     }
 
     /// A flush ended. One that found nothing to do is not worth remembering.
-    pub fn note_flush(&self, took: Duration, result: Result<u64, String>) {
+    pub fn note_flush(&self, at: Timestamp, took: Duration, result: Result<u64, String>) {
         if let Ok(rows) = result {
             if rows == 0 {
                 return;
@@ -111,12 +113,7 @@ impl StorageStats {
             self.flushes.fetch_add(1, Ordering::Relaxed);
             self.flushed_rows.fetch_add(rows, Ordering::Relaxed);
         }
-        *self.last_flush.lock() = Some(Outcome { at: Timestamp::now(), took, result });
-    }
-
-    /// An export ended.
-    pub fn note_export(&self, took: Duration, result: Result<u64, String>) {
-        *self.last_export.lock() = Some(Outcome { at: Timestamp::now(), took, result });
+        self.jobs.note(JobKind::Flush, at, took, result);
     }
 
     /// Commit groups and the records in them.
@@ -127,16 +124,6 @@ impl StorageStats {
     /// Flushes and the rows they wrote.
     pub fn flushes(&self) -> (u64, u64) {
         (self.flushes.load(Ordering::Relaxed), self.flushed_rows.load(Ordering::Relaxed))
-    }
-
-    /// How the last flush ended.
-    pub fn last_flush(&self) -> Option<Outcome> {
-        self.last_flush.lock().clone()
-    }
-
-    /// How the last export ended.
-    pub fn last_export(&self) -> Option<Outcome> {
-        self.last_export.lock().clone()
     }
 }
 

@@ -5,6 +5,7 @@ use fastpersist_protocol::{PROTOCOL_VERSION, json};
 use std::sync::atomic::Ordering;
 
 use super::Server;
+use crate::schedule::JobKind;
 use crate::stats::{self, LatencyFigures, Outcome};
 use crate::storage::Storage;
 
@@ -87,8 +88,8 @@ fn storage_stats(storage: &Storage, out: &mut Vec<u8>) {
     number(out, "flushed_rows", rows);
     latency(out, "fsync_latency", stats.fsync.figures());
     latency(out, "request_latency", stats.requests.figures());
-    outcome(out, "last_flush", stats.last_flush());
-    outcome(out, "last_export", stats.last_export());
+    outcome(out, "last_flush", stats.jobs.last(JobKind::Flush));
+    outcome(out, "last_export", stats.jobs.last(JobKind::Export));
     field(out, "read_only");
     let reason = storage.open_partitions().iter().find_map(|p| p.read_only_reason().map(str::to_owned));
     json::write_opt_string(out, reason.as_deref());

@@ -133,11 +133,12 @@ impl Dated {
         Ok(std::str::from_utf8(&noted).ok().and_then(|text| text.trim().parse().ok()))
     }
 
-    /// Removes the log's old segments of dates that are closed and settled.
+    /// Removes the log's old segments of dates that are closed and settled; answers how many.
     ///
     /// # Errors
     /// When a directory cannot be listed or a file cannot be removed.
-    pub fn remove_old_segments(&self) -> io::Result<()> {
+    pub fn remove_old_segments(&self) -> io::Result<u64> {
+        let mut removed = 0;
         for name in self.shared.disk.list(&self.config.base_dir)? {
             let Some(date) = Date::parse(&name) else { continue };
             let slot = self.slots.lock().get(&date).cloned();
@@ -145,13 +146,15 @@ impl Dated {
             let held = slot.as_ref().map(|slot| slot.try_lock());
             let is_closed = held.as_ref().is_none_or(|held| held.as_ref().is_ok_and(|open| open.is_none()));
             if is_closed && self.is_settled(date) {
-                self.remove_segments_of(date)?;
+                removed += self.remove_segments_of(date)?;
             }
         }
-        Ok(())
+        Ok(removed)
     }
 
-    fn remove_segments_of(&self, date: Date) -> io::Result<()> {
+    fn remove_segments_of(&self, date: Date) -> io::Result<u64> {
+        let mut removed = 0;
+        let now = self.shared.clock.system_time();
         let directory = self.directory(date);
         for name in self.shared.disk.list(&directory)? {
             let path = directory.join(&name);
@@ -159,11 +162,12 @@ impl Dated {
                 continue;
             }
             let modified = std::fs::metadata(&path)?.modified()?;
-            if modified.elapsed().is_ok_and(|age| age >= self.config.wal_retain) {
+            if now.duration_since(modified).is_ok_and(|age| age >= self.config.wal_retain) {
                 self.shared.disk.remove(&path)?;
+                removed += 1;
             }
         }
-        Ok(())
+        Ok(removed)
     }
 
     /// Dates that were closed since they were last exported; they count as exported from now on.
@@ -303,12 +307,14 @@ impl Dated {
         }
     }
 
-    /// Closes the dates that nobody has used for a while.
-    pub async fn close_idle(&self) {
+    /// Closes the dates that nobody has used for a while; answers how many.
+    pub async fn close_idle(&self) -> u64 {
+        let mut closed = 0;
         let dates: Vec<Date> = self.open.lock().keys().copied().collect();
         for date in dates {
-            self.close_if_unused(date, IDLE_TIMEOUT).await;
+            closed += u64::from(self.close_if_unused(date, IDLE_TIMEOUT).await);
         }
+        closed
     }
 
     /// Closes a date's partition, unless somebody holds it or used it lately; answers whether it did.

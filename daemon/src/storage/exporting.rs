@@ -2,13 +2,13 @@
 
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use fastpersist_protocol::time::Date;
 
 use super::partition::{FlushError, Partition, ReadError};
 use super::{Storage, StorageError};
 use crate::export::{self, ExportError, ExportOutcome};
+use crate::schedule::JobKind;
 
 /// Why there is no export, or not a whole one.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +65,7 @@ impl Storage {
             return self.export_touched(root).await;
         }
         let _turn = self.export_turn.lock().await;
-        self.export_dates(dates, &root).await
+        self.noted(JobKind::Export, rows_of, self.export_dates(dates, &root)).await
     }
 
     async fn export_dates(&self, dates: Vec<Date>, root: &Path) -> Result<ExportOutcome, ExportingError> {
@@ -84,11 +84,14 @@ impl Storage {
     /// See [`ExportingError`].
     pub async fn export_touched(&self, root: PathBuf) -> Result<ExportOutcome, ExportingError> {
         let _turn = self.export_turn.lock().await;
-        let mut outcome = self.export_dates(self.take_unexported(), &root).await?;
-        for partition in self.open_partitions() {
-            add(&mut outcome, self.export_partition(partition, root.clone()).await?);
-        }
-        Ok(outcome)
+        let exporting = async {
+            let mut outcome = self.export_dates(self.take_unexported(), &root).await?;
+            for partition in self.open_partitions() {
+                add(&mut outcome, self.export_partition(partition, root.clone()).await?);
+            }
+            Ok(outcome)
+        };
+        self.noted(JobKind::Export, rows_of, exporting).await
     }
 
     async fn export_partition(
@@ -96,12 +99,9 @@ impl Storage {
         partition: Arc<Partition>,
         root: PathBuf,
     ) -> Result<ExportOutcome, ExportingError> {
-        let begun = Instant::now();
         let date = partition.date();
         let exporting = tokio::task::spawn_blocking(move || partition.export(&root));
         let result = exporting.await.map_err(|_| ExportingError::Gone)?;
-        let rows = result.as_ref().map(|outcome| outcome.rows).map_err(ToString::to_string);
-        self.stats().note_export(begun.elapsed(), rows);
         if result.is_ok() {
             self.note_exported(date);
         }
@@ -120,6 +120,10 @@ impl Partition {
         };
         Ok(outcome?)
     }
+}
+
+fn rows_of(outcome: &ExportOutcome) -> u64 {
+    outcome.rows
 }
 
 fn add(sum: &mut ExportOutcome, other: ExportOutcome) {

@@ -8,18 +8,21 @@ pub mod collection;
 pub mod dated;
 pub mod exporting;
 mod group;
+mod keeping;
 pub mod memtable;
 pub mod partition;
 pub mod record;
 pub mod rules;
 pub mod schema;
+#[cfg(test)]
+mod week;
 
 use std::sync::Arc;
 
-use chrono::Datelike as _;
 use fastpersist_protocol::time::Date;
 
 use crate::config::StorageConfig;
+use crate::schedule;
 use crate::stats::StorageStats;
 use collection::Collection;
 use dated::Dated;
@@ -48,6 +51,7 @@ pub enum StorageError {
 #[derive(Debug)]
 pub struct Storage {
     config: Arc<StorageConfig>,
+    shared: Arc<Shared>,
     stats: Arc<StorageStats>,
     kind: Kind,
     /// Held for the whole of an export, so that there is one at a time.
@@ -74,7 +78,13 @@ impl Storage {
             schema::Model::Dated => Kind::Dated(Arc::new(Dated::open(&config, shared, &stats)?)),
             schema::Model::Collection => Kind::Collection(Collection::open(&config, shared, &stats)?),
         };
-        Ok(Self { config, stats, kind, export_turn: tokio::sync::Mutex::default() })
+        Ok(Self {
+            config,
+            shared: Arc::clone(shared),
+            stats,
+            kind,
+            export_turn: tokio::sync::Mutex::default(),
+        })
     }
 
     /// The storage's configuration.
@@ -89,7 +99,7 @@ impl Storage {
 
     /// Today, by the storage's clock.
     pub fn today(&self) -> Date {
-        today(self.config.timezone)
+        schedule::day_of(self.shared.clock.now(), self.config.timezone)
     }
 
     /// The partition for a write. `date` is given for a dated storage only.
@@ -159,19 +169,21 @@ impl Storage {
     }
 
     /// Removes old segments of what is closed; open partitions do that themselves.
-    pub async fn remove_old_segments(&self) {
-        let Kind::Dated(dated) = &self.kind else { return };
+    ///
+    /// # Errors
+    /// When a directory cannot be listed or a file cannot be removed.
+    async fn remove_old_segments(&self) -> std::io::Result<u64> {
+        let Kind::Dated(dated) = &self.kind else { return Ok(0) };
         let dated = Arc::clone(dated);
-        let removed = tokio::task::spawn_blocking(move || dated.remove_old_segments()).await;
-        if let Ok(Err(error)) = removed {
-            tracing::warn!(storage = %self.config.name, %error, "old WAL segments could not be removed");
-        }
+        let removing = tokio::task::spawn_blocking(move || dated.remove_old_segments());
+        removing.await.unwrap_or_else(|_| Err(std::io::Error::other("removing old WAL segments panicked")))
     }
 
-    /// Closes partitions that nobody has used for a while.
-    pub async fn close_idle(&self) {
-        if let Kind::Dated(dated) = &self.kind {
-            dated.close_idle().await;
+    /// Closes partitions that nobody has used for a while; answers how many.
+    async fn close_idle(&self) -> u64 {
+        match &self.kind {
+            Kind::Dated(dated) => dated.close_idle().await,
+            Kind::Collection(_) => 0,
         }
     }
 
@@ -198,12 +210,4 @@ impl Storage {
         }
         result
     }
-}
-
-/// Today in a time zone.
-pub fn today(timezone: chrono_tz::Tz) -> Date {
-    let now = chrono::Utc::now().with_timezone(&timezone).date_naive();
-    let date = Date::from_ymd(now.year(), now.month(), now.day());
-    // A clock outside the years 1 to 9999 is no clock.
-    date.unwrap_or_else(|| fastpersist_protocol::time::Timestamp::now().date())
 }

@@ -19,10 +19,11 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use fastpersist_protocol::time::Date;
 
+use crate::clock::Clock;
 use crate::disk::{self, Disk};
 use crate::latch::Latch;
 use segment::{Active, AppendError, ReadySpare, Sealed, Space, Spare};
@@ -76,6 +77,7 @@ pub enum WalError {
 #[derive(Debug)]
 pub struct Wal {
     disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
     place: Place,
     limits: SegmentLimits,
     latch: Arc<Latch>,
@@ -95,6 +97,7 @@ impl Wal {
     /// A log that continues behind `sealed`, as [`recover`] found them.
     pub fn new(
         disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
         place: Place,
         limits: SegmentLimits,
         latch: Arc<Latch>,
@@ -102,6 +105,7 @@ impl Wal {
     ) -> Self {
         Self {
             disk,
+            clock,
             place,
             limits,
             latch,
@@ -204,7 +208,7 @@ impl Wal {
     }
 
     fn is_old(&self, active: &Active) -> bool {
-        active.opened_at().elapsed() >= self.limits.max_age
+        self.clock.elapsed().saturating_sub(active.opened_at()) >= self.limits.max_age
     }
 
     /// Seals the active segment and begins the next one.
@@ -214,7 +218,8 @@ impl Wal {
         let number = self.next_number(&directory).map_err(WalError::Unavailable)?;
         self.wait_for_spare();
         let ready = self.ready.take();
-        let begun = Active::begin(&*self.disk, &directory, number, self.limits.max_bytes, ready);
+        let now = self.clock.elapsed();
+        let begun = Active::begin(&*self.disk, &directory, number, self.limits.max_bytes, ready, now);
         match begun {
             Ok(active) => {
                 self.seal_active(true);
@@ -251,7 +256,7 @@ impl Wal {
                 }
                 return;
             }
-            self.sealed.push_back(active.seal(in_background));
+            self.sealed.push_back(active.seal(self.clock.system_time(), in_background));
         }
     }
 
@@ -320,7 +325,8 @@ impl Wal {
 
     /// How many sealed segments [`remove_old`](Self::remove_old) would remove.
     pub fn count_removable(&mut self, checkpointed_seq: u64, retain: Duration) -> usize {
-        horizon::removable(self.sealed.make_contiguous(), checkpointed_seq, retain, SystemTime::now())
+        let now = self.clock.system_time();
+        horizon::removable(self.sealed.make_contiguous(), checkpointed_seq, retain, now)
     }
 
     /// Deletes the segments that [`horizon`] lets go; answers how many.
@@ -328,8 +334,7 @@ impl Wal {
     /// # Errors
     /// When a file cannot be removed; it stays in the list and is tried again the next time.
     pub fn remove_old(&mut self, checkpointed_seq: u64, retain: Duration) -> io::Result<usize> {
-        let segments = self.sealed.make_contiguous();
-        let count = horizon::removable(segments, checkpointed_seq, retain, SystemTime::now());
+        let count = self.count_removable(checkpointed_seq, retain);
         for _ in 0..count {
             let Some(segment) = self.sealed.front() else { break };
             match self.disk.remove(&segment.path) {

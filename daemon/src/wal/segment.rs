@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use crate::disk::{self, Disk, DiskFile};
 
@@ -177,7 +177,8 @@ pub struct Active {
     last_seq: u64,
     records: u64,
     groups: u64,
-    opened_at: Instant,
+    /// By the clock that never goes back.
+    opened_at: Duration,
 }
 
 impl Active {
@@ -191,6 +192,7 @@ impl Active {
         number: u64,
         preallocate_bytes: u64,
         spare: Option<ReadySpare>,
+        opened_at: Duration,
     ) -> io::Result<Self> {
         let prepared = match spare {
             Some(ReadySpare(prepared)) if prepared.path.parent() == Some(directory) => prepared,
@@ -216,7 +218,7 @@ impl Active {
             last_seq: 0,
             records: 0,
             groups: 0,
-            opened_at: Instant::now(),
+            opened_at,
         })
     }
 
@@ -296,16 +298,16 @@ impl Active {
         &self.path
     }
 
-    /// When it was begun.
-    pub fn opened_at(&self) -> Instant {
+    /// When it was begun, by the clock that never goes back.
+    pub fn opened_at(&self) -> Duration {
         self.opened_at
     }
 
     /// Ends the segment, which must be synced, and trims it. The trim may happen on another thread: a
     /// segment with NUL behind its lines is read just as well.
-    pub fn seal(self, in_background: bool) -> Sealed {
+    pub fn seal(self, sealed_at: SystemTime, in_background: bool) -> Sealed {
         let Self { mut file, path, offset, capacity, last_seq, .. } = self;
-        let sealed = Sealed { path: path.clone(), last_seq, bytes: offset, sealed_at: SystemTime::now() };
+        let sealed = Sealed { path: path.clone(), last_seq, bytes: offset, sealed_at };
         if capacity <= offset {
             return sealed;
         }

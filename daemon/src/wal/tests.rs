@@ -78,7 +78,8 @@ impl DiskFile for FailingFile {
 fn log(disk: FailingDisk, place: Place) -> (Wal, Arc<Latch>) {
     let latch = Arc::new(Latch::default());
     let limits = SegmentLimits { max_bytes: 1 << 20, max_age: Duration::from_secs(300) };
-    (Wal::new(Arc::new(disk), place, limits, Arc::clone(&latch), Vec::new()), latch)
+    let clock = Arc::new(crate::clock::RealClock::default());
+    (Wal::new(Arc::new(disk), clock, place, limits, Arc::clone(&latch), Vec::new()), latch)
 }
 
 fn today() -> Date {

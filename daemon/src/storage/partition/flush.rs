@@ -78,16 +78,10 @@ fn present(replaces: Replaces) -> Present {
 }
 
 /// What the flush remembers from one turn to the next.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct FlushTurn {
-    /// The earliest moment for the next flush by number of records.
-    pub(super) not_before: Instant,
-}
-
-impl FlushTurn {
-    pub(super) fn new() -> Self {
-        Self { not_before: Instant::now() }
-    }
+    /// The earliest moment for the next flush by number of records, by the clock that never goes back.
+    pub(super) not_before: Duration,
 }
 
 /// By how much the flush's thread steps back behind those that answer clients.
@@ -122,12 +116,17 @@ impl Partition {
         let begun = Instant::now();
         let result = self.flush_in_turn();
         let took = begun.elapsed();
+        let clock = &self.shared.clock;
         match &result {
             Ok(0) => {}
-            Ok(_) => turn.not_before = Instant::now() + (took * PAUSE_FACTOR).max(SHORTEST_PAUSE),
-            Err(_) => turn.not_before = Instant::now() + Duration::from_secs(1),
+            Ok(_) => turn.not_before = clock.elapsed() + (took * PAUSE_FACTOR).max(SHORTEST_PAUSE),
+            Err(_) => turn.not_before = clock.elapsed() + SHORTEST_PAUSE,
         }
-        self.stats.note_flush(took, result.as_ref().map(|rows| *rows).map_err(ToString::to_string));
+        self.stats.note_flush(
+            clock.now(),
+            took,
+            result.as_ref().map(|rows| *rows).map_err(ToString::to_string),
+        );
         result
     }
 

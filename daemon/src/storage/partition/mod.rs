@@ -14,7 +14,7 @@ mod write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fastpersist_protocol::time::Date;
 use parking_lot::{Mutex, RwLock};
@@ -33,6 +33,7 @@ use crate::config::{Limits, StorageConfig};
 use crate::disk::Disk;
 use crate::duck::{Engine, Files, Reader, Store};
 use crate::latch::Latch;
+use crate::schedule::{self, Scheduler};
 use crate::stats::StorageStats;
 use crate::wal::commit::{InlineSlots, Queue};
 use crate::wal::watermarks::Watermarks;
@@ -46,6 +47,8 @@ pub struct Shared {
     pub disk: Arc<dyn Disk>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
+    /// What happens by itself.
+    pub scheduler: Scheduler,
     /// DuckDB.
     pub engine: Arc<Engine>,
     /// Who may block a thread of the runtime.
@@ -92,8 +95,7 @@ pub struct Partition {
     suspect: AtomicBool,
     /// Told when something was written that is not synced.
     unsynced: Arc<Notify>,
-    opened_at: Instant,
-    /// Milliseconds after `opened_at` when it was last used.
+    /// When it was last used, in milliseconds of the clock that never goes back.
     last_used_ms: AtomicU64,
 }
 
@@ -110,13 +112,13 @@ impl Partition {
 
     /// Notes that the partition is in use.
     pub fn touch(&self) {
-        self.last_used_ms.store(self.opened_at.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.last_used_ms.store(self.shared.clock.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
     /// How long nobody has used it.
     pub fn idle_for(&self) -> Duration {
         let last = Duration::from_millis(self.last_used_ms.load(Ordering::Relaxed));
-        self.opened_at.elapsed().saturating_sub(last)
+        self.shared.clock.elapsed().saturating_sub(last)
     }
 
     /// Why the partition takes no writes; `None` while it does.
@@ -160,7 +162,7 @@ impl Partition {
     }
 
     fn today(&self) -> Date {
-        super::today(self.config.timezone)
+        schedule::day_of(self.shared.clock.now(), self.config.timezone)
     }
 
     fn store(&self) -> Option<Arc<Store>> {

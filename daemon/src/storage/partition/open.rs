@@ -8,7 +8,6 @@ use std::time::Instant;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
-use super::flush::FlushTurn;
 use super::{Layout, Partition, Shared};
 use crate::config::StorageConfig;
 use crate::duck::{DuckError, Store};
@@ -86,8 +85,15 @@ impl Partition {
                 took = ?begun.elapsed(), "recovered from the log");
         }
         let limits = SegmentLimits { max_bytes: config.max_wal_size, max_age: config.max_wal_age };
-        let wal =
-            Wal::new(Arc::clone(&shared.disk), layout.place, limits, Arc::clone(&latch), recovered.sealed);
+        let wal = Wal::new(
+            Arc::clone(&shared.disk),
+            Arc::clone(&shared.clock),
+            layout.place,
+            limits,
+            Arc::clone(&latch),
+            recovered.sealed,
+        );
+        let last_used_ms = shared.clock.elapsed().as_millis() as u64;
         let partition = Arc::new(Self {
             date: layout.date,
             config,
@@ -101,7 +107,7 @@ impl Partition {
             memtable: RwLock::new(memtable),
             watermarks: Watermarks::new(recovered.last_seq, flushed_seq),
             store: RwLock::new(store),
-            flush_turn: Mutex::new(FlushTurn::new()),
+            flush_turn: Mutex::default(),
             readers: Mutex::default(),
             flushing_bytes: AtomicUsize::new(0),
             // What is in DuckDB's log after a crash is not in its file yet.
@@ -112,8 +118,7 @@ impl Partition {
             torn_count: recovered.torn_count,
             suspect: AtomicBool::new(false),
             unsynced: Arc::new(Notify::new()),
-            opened_at: Instant::now(),
-            last_used_ms: AtomicU64::new(0),
+            last_used_ms: AtomicU64::new(last_used_ms),
         });
         Self::spawn_keeper(&partition);
         Ok(partition)
