@@ -303,7 +303,7 @@ mod tests {
         assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600]);
         assert_eq!(table.failures(), 11);
         table.ended(clocks.0, true);
-        assert_eq!((table.failures(), table.wait(clocks.0)), (0, DAY - Duration::from_secs(11)));
+        assert_eq!((table.failures(), table.wait(clocks.0)), (0, Duration::from_secs(86_400 - 11)));
     }
 
     #[test]

@@ -199,10 +199,8 @@ async fn seven_days_pass_and_nothing_is_lost_late_or_left_behind() {
     let mut week = Week::begin();
     for hour in 0..7 * 24 {
         match hour {
-            80 => week.clock.set_wall(DAY_MICROS),
-            83 => week.clock.set_wall(-DAY_MICROS),
-            120 => week.clock.set_wall(-DAY_MICROS),
-            124 => week.clock.set_wall(DAY_MICROS),
+            80 | 124 => week.clock.set_wall(DAY_MICROS),
+            83 | 120 => week.clock.set_wall(-DAY_MICROS),
             _ => {}
         }
         week.hour().await;
