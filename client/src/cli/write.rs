@@ -139,7 +139,8 @@ pub(crate) fn store(global: &Global, args: &StoreArgs, out: &mut Output) -> Outc
         username: args.username.as_deref().map(Into::into),
         if_seq: args.guard.if_seq,
     };
-    let placed = Placed { date: args.address.date, durability: args.guard.durability(), write };
+    let placed =
+        Placed { date: args.address.date, durability: args.guard.durability(), producer: None, write };
     let reply = global.ask(Op::Store(placed))?;
     let stored: StoreOutcome = reply.get()?;
     out.reply(reply.json(), || format!("stored, seq {}, {}", stored.seq, durable(stored.durable)))?;
@@ -149,7 +150,8 @@ pub(crate) fn store(global: &Global, args: &StoreArgs, out: &mut Output) -> Outc
 
 pub(crate) fn delete(global: &Global, args: &DeleteArgs, out: &mut Output) -> Outcome {
     let write = Delete { address: args.address.address(), if_seq: args.guard.if_seq };
-    let placed = Placed { date: args.address.date, durability: args.guard.durability(), write };
+    let placed =
+        Placed { date: args.address.date, durability: args.guard.durability(), producer: None, write };
     let reply = global.ask(Op::Delete(placed))?;
     let done: DeleteOutcome = reply.get()?;
     out.reply(reply.json(), || match done.seq {

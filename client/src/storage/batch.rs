@@ -70,7 +70,8 @@ impl<C: Caller, M> Batch<C, M> {
         let writes: Result<Vec<_>, Error> = self.writes.iter().map(|write| self.checked(write)).collect();
         match writes {
             Ok(write) => {
-                let placed = Placed { date: self.place.date, durability: self.durability, write };
+                let placed =
+                    Placed { date: self.place.date, durability: self.durability, producer: None, write };
                 Call::new(&on(&self.place.storage, Op::Batch(placed)))
             }
             Err(error) => Call::failed(error, reply::decode),

@@ -126,8 +126,8 @@ pub(crate) fn single<'a>(
     write: WireWrite<'a>,
 ) -> Request<'a> {
     let op = match write {
-        WireWrite::Store(write) => Op::Store(Placed { date, durability, write }),
-        WireWrite::Delete(write) => Op::Delete(Placed { date, durability, write }),
+        WireWrite::Store(write) => Op::Store(Placed { date, durability, producer: None, write }),
+        WireWrite::Delete(write) => Op::Delete(Placed { date, durability, producer: None, write }),
     };
     on(storage, op)
 }

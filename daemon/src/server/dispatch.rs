@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use fastpersist_protocol::error::{ErrorCode, WireError};
 use fastpersist_protocol::request::{
-    DEFAULT_KEYS_LIMIT, Delete, Op, Parsed, Placed, Request, Store, Write, parse,
+    DEFAULT_KEYS_LIMIT, Delete, Op, Parsed, Placed, Producer, Request, Store, Write, parse,
 };
 use fastpersist_protocol::time::{Date, Timestamp};
 use fastpersist_protocol::{json, reply};
@@ -253,7 +253,7 @@ impl<'s> Dispatcher<'s> {
         &mut self,
         id: Option<&'a str>,
         ask: Ask<'_>,
-        placed: &Placed<Store<'a>>,
+        placed: &Placed<'a, Store<'a>>,
         pass: &mut Pass<'a>,
         out: &mut Vec<u8>,
     ) -> Answer<()> {
@@ -288,10 +288,11 @@ impl<'s> Dispatcher<'s> {
         &mut self,
         (index, storage): (usize, &'s Arc<Storage>),
         id: Option<&'a str>,
-        placed: &Placed<Store<'a>>,
+        placed: &Placed<'a, Store<'a>>,
         pass: &mut Pass<'a>,
     ) -> Answer<()> {
-        let Placed { date, durability, write } = placed;
+        let Placed { date, durability, producer, write } = placed;
+        no_producer(producer.as_ref())?;
         let mut warnings = Vec::new();
         let schema = &storage.config().schema;
         let record = rules::record_of_store(schema, write, self.now, &mut warnings, &mut self.scratch)
@@ -308,11 +309,12 @@ impl<'s> Dispatcher<'s> {
         &mut self,
         id: Option<&'a str>,
         ask: Ask<'_>,
-        placed: Placed<Delete<'a>>,
+        placed: Placed<'a, Delete<'a>>,
         pass: &mut Pass<'a>,
         out: &mut Vec<u8>,
     ) -> Answer<()> {
-        let Placed { date, durability, write } = placed;
+        let Placed { date, durability, producer, write } = placed;
+        no_producer(producer.as_ref())?;
         let (index, storage) = self.allowed(ask)?;
         let record = rules::record_of_delete(&storage.config().schema, &write, self.now)
             .map_err(|error| errors::of_rule(&error))?;
@@ -329,11 +331,12 @@ impl<'s> Dispatcher<'s> {
         &mut self,
         id: Option<&'a str>,
         ask: Ask<'_>,
-        placed: Placed<Vec<Write<'a>>>,
+        placed: Placed<'a, Vec<Write<'a>>>,
         pass: &mut Pass<'a>,
         out: &mut Vec<u8>,
     ) -> Answer<()> {
-        let Placed { date, durability, write: writes } = placed;
+        let Placed { date, durability, producer, write: writes } = placed;
+        no_producer(producer.as_ref())?;
         let (index, storage) = self.allowed(ask)?;
         let schema = &storage.config().schema;
         let mut warnings = Vec::new();
@@ -445,6 +448,14 @@ impl<'s> Dispatcher<'s> {
             reply::end(out);
         });
         Ok(())
+    }
+}
+
+/// Producers are not remembered yet, and a write that relies on it must not be taken.
+fn no_producer(producer: Option<&Producer<'_>>) -> Answer<()> {
+    match producer {
+        None => Ok(()),
+        Some(_) => Err(WireError::field("producer", "this daemon does not remember producers")),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::{Document, Durability, StatsFormat};
+use super::{Document, Durability, Producer, StatsFormat};
 use crate::error::WireError;
 use crate::json::{JsonError, Kind, Raw, Scanner};
 use crate::time::{Date, Timestamp};
@@ -29,8 +29,8 @@ macro_rules! fields {
                 match self { $(Self::$name => $text,)* }
             }
 
-            const fn bit(self) -> u32 {
-                1 << self as u32
+            const fn bit(self) -> u64 {
+                1 << self as u64
             }
         }
 
@@ -44,6 +44,10 @@ fields! {
     Data = "data", Value = "value", Timestamp = "timestamp", Username = "username",
     Durability = "durability", IfSeq = "if_seq", Ops = "ops", Prefix = "prefix", After = "after",
     Limit = "limit", Path = "path", Backup = "backup", Deep = "deep", Format = "format",
+    Producer = "producer", ProducerSeq = "producer_seq", BeforeSeq = "before_seq", Sql = "sql",
+    Params = "params", From = "from", To = "to", Fresh = "fresh", MaxRows = "max_rows",
+    TimeoutMs = "timeout_ms", ResultKind = "result", FromSeq = "from_seq", Subscription = "subscription",
+    Name = "name", WaitMs = "wait_ms", TtlMs = "ttl_ms", Token = "token",
 }
 
 type Taken<T> = Result<T, WireError>;
@@ -52,7 +56,7 @@ type Taken<T> = Result<T, WireError>;
 #[derive(Debug)]
 pub(super) struct Fields<'a> {
     values: [Option<Raw<'a>>; FIELD_COUNT],
-    present: u32,
+    present: u64,
     document: Option<Document<'a>>,
     /// The first field that no operation has, or that stands twice.
     fault: Option<WireError>,
@@ -145,12 +149,32 @@ impl<'a> Fields<'a> {
         Ok(key)
     }
 
-    /// A date field.
+    /// The field `date`.
     pub(super) fn date(&self) -> Taken<Option<Date>> {
-        let Some(text) = self.string(Field::Date)? else { return Ok(None) };
+        self.date_of(Field::Date)
+    }
+
+    /// A date field.
+    pub(super) fn date_of(&self, field: Field) -> Taken<Option<Date>> {
+        let Some(text) = self.string(field)? else { return Ok(None) };
         Date::parse(&text).map(Some).ok_or_else(|| {
-            WireError::field("date", format!("date {text:?} is no calendar date like \"2025-01-15\""))
+            let name = field.name();
+            WireError::field(name, format!("{name} {text:?} is no calendar date like \"2025-01-15\""))
         })
+    }
+
+    /// Who writes, and the write's number there: both or neither.
+    pub(super) fn producer(&self) -> Taken<Option<Producer<'a>>> {
+        match (self.name(Field::Producer)?, self.unsigned(Field::ProducerSeq)?) {
+            (None, None) => Ok(None),
+            (Some(name), Some(seq)) if seq > 0 && !name.is_empty() => Ok(Some(Producer { name, seq })),
+            (Some(name), Some(_)) if name.is_empty() => {
+                Err(WireError::field("producer", "producer is empty; it must have 1 to 255 bytes"))
+            }
+            (_, Some(0)) => Err(WireError::field("producer_seq", "producer_seq must be 1 or more")),
+            (Some(_), _) => Err(missing(Field::ProducerSeq, "an integer from 1 on")),
+            (None, Some(_)) => Err(missing(Field::Producer, "a string")),
+        }
     }
 
     /// An unsigned integer field.
@@ -159,9 +183,9 @@ impl<'a> Fields<'a> {
         raw.as_u64().map(Some).ok_or_else(|| mistyped(field, "an integer from 0 on", &raw))
     }
 
-    /// A boolean field; false where it is left out.
-    pub(super) fn boolean(&self, field: Field) -> Taken<bool> {
-        let Some(raw) = self.get(field) else { return Ok(false) };
+    /// A boolean field.
+    pub(super) fn boolean(&self, field: Field, default: bool) -> Taken<bool> {
+        let Some(raw) = self.get(field) else { return Ok(default) };
         raw.as_bool().ok_or_else(|| mistyped(field, "true or false", &raw))
     }
 

@@ -32,11 +32,11 @@ pub struct Request<'a> {
 #[non_exhaustive]
 pub enum Op<'a> {
     /// Store one record.
-    Store(Placed<Store<'a>>),
+    Store(Placed<'a, Store<'a>>),
     /// Delete one record.
-    Delete(Placed<Delete<'a>>),
+    Delete(Placed<'a, Delete<'a>>),
     /// Several writes, all or none.
-    Batch(Placed<Vec<Write<'a>>>),
+    Batch(Placed<'a, Vec<Write<'a>>>),
     /// Dated: one record.
     GetKeyProcess {
         /// The partition; `None` is today.
@@ -82,6 +82,51 @@ pub enum Op<'a> {
     },
     /// Dated: the dates that have data.
     Dates,
+    /// Collection: the writes to one item, newest first.
+    History {
+        /// The item's key.
+        key: Cow<'a, str>,
+        /// The item's collection.
+        collection_name: Cow<'a, str>,
+        /// The item's name.
+        item_name: Cow<'a, str>,
+        /// At most so many; `None` is [`DEFAULT_HISTORY_LIMIT`].
+        limit: Option<u64>,
+        /// Only writes before this place.
+        before_seq: Option<u64>,
+    },
+    /// One SELECT.
+    Query(Query<'a>),
+    /// Tell every change from now on, or from a place on.
+    Subscribe {
+        /// Dated only: the partition; `None` is today.
+        date: Option<Date>,
+        /// Only keys that begin so.
+        prefix: Cow<'a, str>,
+        /// The first change that is told; `None` is the next one.
+        from_seq: Option<u64>,
+    },
+    /// End a subscription.
+    Unsubscribe {
+        /// The id of the request that began it.
+        subscription: Raw<'a>,
+    },
+    /// Take a lock, or wait for it.
+    Lock {
+        /// The lock's name.
+        name: Cow<'a, str>,
+        /// How long to wait while another one has it.
+        wait_ms: Option<u64>,
+        /// When it is freed, whatever happens.
+        ttl_ms: Option<u64>,
+    },
+    /// Free a lock.
+    Unlock {
+        /// The lock's name.
+        name: Cow<'a, str>,
+        /// The token that `lock` gave.
+        token: u64,
+    },
     /// Bring everything that was answered into DuckDB; of all storages where none is named.
     Flush,
     /// Write the storage's data as Parquet.
@@ -134,6 +179,10 @@ pub enum StatsFormat {
     OpenMetrics,
 }
 
+/// How many writes `history` tells when the request does not say.
+pub const DEFAULT_HISTORY_LIMIT: u64 = 100;
+/// The most writes that one `history` may ask for.
+pub const MAX_HISTORY_LIMIT: u64 = 10_000;
 /// How many keys a page of `keys` has when the request does not say.
 pub const DEFAULT_KEYS_LIMIT: u64 = 1_000;
 /// The largest page that `keys` may ask for.
@@ -151,6 +200,12 @@ impl Op<'_> {
         "keys",
         "collections",
         "dates",
+        "history",
+        "query",
+        "subscribe",
+        "unsubscribe",
+        "lock",
+        "unlock",
         "flush",
         "export_parquet",
         "backup",
@@ -176,17 +231,23 @@ impl Op<'_> {
             Self::Keys { .. } => 6,
             Self::Collections { .. } => 7,
             Self::Dates => 8,
-            Self::Flush => 9,
-            Self::ExportParquet { .. } => 10,
-            Self::Backup { .. } => 11,
-            Self::ListBackups => 12,
-            Self::VerifyBackup { .. } => 13,
-            Self::CheckHealth { .. } => 14,
-            Self::RebuildHistoryFromWal { .. } => 15,
-            Self::RebuildLatestFromHistory => 16,
-            Self::Stats { .. } => 17,
-            Self::Info => 18,
-            Self::Ping => 19,
+            Self::History { .. } => 9,
+            Self::Query(_) => 10,
+            Self::Subscribe { .. } => 11,
+            Self::Unsubscribe { .. } => 12,
+            Self::Lock { .. } => 13,
+            Self::Unlock { .. } => 14,
+            Self::Flush => 15,
+            Self::ExportParquet { .. } => 16,
+            Self::Backup { .. } => 17,
+            Self::ListBackups => 18,
+            Self::VerifyBackup { .. } => 19,
+            Self::CheckHealth { .. } => 20,
+            Self::RebuildHistoryFromWal { .. } => 21,
+            Self::RebuildLatestFromHistory => 22,
+            Self::Stats { .. } => 23,
+            Self::Info => 24,
+            Self::Ping => 25,
         }
     }
 
@@ -194,6 +255,46 @@ impl Op<'_> {
     pub const fn name(&self) -> &'static str {
         Self::NAMES[self.index()]
     }
+}
+
+/// One SELECT and how its result is wanted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Query<'a> {
+    /// The statement.
+    pub sql: Cow<'a, str>,
+    /// Its parameters: a JSON array, still unread; `None` is none.
+    pub params: Option<Raw<'a>>,
+    /// Dated only: the first date; `None` is the last one, or today.
+    pub from: Option<Date>,
+    /// Dated only: the last date; `None` is the first one, or today.
+    pub to: Option<Date>,
+    /// Whether everything answered before must be in the result.
+    pub fresh: bool,
+    /// At most so many rows; `None` is as many as the daemon allows.
+    pub max_rows: Option<u64>,
+    /// At most so long; `None` is as long as the daemon allows.
+    pub timeout_ms: Option<u64>,
+    /// How the result comes.
+    pub result: ResultKind,
+}
+
+/// How the result of a query comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ResultKind {
+    /// As rows in the reply.
+    #[default]
+    Rows,
+    /// As a file descriptor beside the reply, with an Arrow IPC stream.
+    Fd,
+}
+
+/// Who writes, and the write's number there: with it a repeated request is recognised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Producer<'a> {
+    /// The producer's name, 1 to 255 bytes.
+    pub name: Cow<'a, str>,
+    /// The write's number, from 1 on; the producer's numbers only grow.
+    pub seq: u64,
 }
 
 /// When a write is answered.
@@ -208,11 +309,13 @@ pub enum Durability {
 
 /// A write with what stands on the request and not on each operation of a batch.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Placed<T> {
+pub struct Placed<'a, T> {
     /// Dated only: the partition; `None` is today.
     pub date: Option<Date>,
     /// When the write is answered.
     pub durability: Durability,
+    /// Who writes, where a repetition is to be recognised.
+    pub producer: Option<Producer<'a>>,
     /// The write.
     pub write: T,
 }

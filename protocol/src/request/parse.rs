@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::fields::{Field, Fields, missing, mistyped};
-use super::{Address, Delete, Op, Placed, Request, Store, Write};
+use super::{Address, Delete, Op, Placed, Query, Request, ResultKind, Store, Write};
 use crate::error::{ErrorCode, WireError};
 use crate::json::{JsonError, Kind, Scanner};
 
@@ -82,16 +82,20 @@ fn read_op<'a>(op: &str, fields: &mut Fields<'a>, limits: ParseLimits) -> Readin
             fields.only(
                 op,
                 allow![Date Key ProcessName CollectionName ItemName Data Value Timestamp
-                Username Durability IfSeq],
+                Username Durability IfSeq Producer ProducerSeq],
             )?;
             Ok(Op::Store(placed(fields, store(fields)?)?))
         }
         "delete" => {
-            fields.only(op, allow![Date Key ProcessName CollectionName ItemName Durability IfSeq])?;
+            fields.only(
+                op,
+                allow![Date Key ProcessName CollectionName ItemName Durability IfSeq
+                Producer ProducerSeq],
+            )?;
             Ok(Op::Delete(placed(fields, delete(fields)?)?))
         }
         "batch" => {
-            fields.only(op, allow![Date Durability Ops])?;
+            fields.only(op, allow![Date Durability Ops Producer ProducerSeq])?;
             Ok(Op::Batch(placed(fields, batch(fields, limits)?)?))
         }
         "get_key_process" => {
@@ -130,8 +134,100 @@ fn read_op<'a>(op: &str, fields: &mut Fields<'a>, limits: ParseLimits) -> Readin
             fields.only(op, allow![Path])?;
             Ok(Op::ExportParquet { path: fields.name(Field::Path)? })
         }
+        other => sharing_op(other, fields),
+    }
+}
+
+/// The operations with which processes ask and wait for one another.
+fn sharing_op<'a>(op: &str, fields: &mut Fields<'a>) -> Reading<Op<'a>> {
+    match op {
+        "history" => {
+            fields.only(op, allow![Key CollectionName ItemName Limit BeforeSeq])?;
+            Ok(Op::History {
+                key: fields.key()?,
+                collection_name: fields.name(Field::CollectionName)?.unwrap_or_default(),
+                item_name: fields.name(Field::ItemName)?.unwrap_or_default(),
+                limit: limit(fields, super::MAX_HISTORY_LIMIT)?,
+                before_seq: fields.unsigned(Field::BeforeSeq)?,
+            })
+        }
+        "query" => {
+            fields.only(op, allow![Sql Params From To Fresh MaxRows TimeoutMs ResultKind])?;
+            Ok(Op::Query(query(fields)?))
+        }
+        "subscribe" => {
+            fields.only(op, allow![Date Prefix FromSeq])?;
+            let prefix = fields.string(Field::Prefix)?.unwrap_or_default();
+            Ok(Op::Subscribe { date: fields.date()?, prefix, from_seq: fields.unsigned(Field::FromSeq)? })
+        }
+        "unsubscribe" => {
+            fields.only(op, allow![Subscription])?;
+            let id = fields.get_raw(Field::Subscription);
+            let subscription = id.ok_or_else(|| missing(Field::Subscription, "the id of the subscribe"))?;
+            Ok(Op::Unsubscribe { subscription })
+        }
+        "lock" => {
+            fields.only(op, allow![Name WaitMs TtlMs])?;
+            let (wait_ms, ttl_ms) = (fields.unsigned(Field::WaitMs)?, fields.unsigned(Field::TtlMs)?);
+            Ok(Op::Lock { name: lock_name(fields)?, wait_ms, ttl_ms })
+        }
+        "unlock" => {
+            fields.only(op, allow![Name Token])?;
+            let token = fields.unsigned(Field::Token)?;
+            let token = token.ok_or_else(|| missing(Field::Token, "the token that lock gave"))?;
+            Ok(Op::Unlock { name: lock_name(fields)?, token })
+        }
         other => keeping_op(other, fields),
     }
+}
+
+fn lock_name<'a>(fields: &Fields<'a>) -> Reading<Cow<'a, str>> {
+    match fields.name(Field::Name)? {
+        Some(name) if !name.is_empty() => Ok(name),
+        Some(_) => Err(WireError::field("name", "name is empty; it must have 1 to 255 bytes")),
+        None => Err(missing(Field::Name, "the lock's name")),
+    }
+}
+
+fn query<'a>(fields: &Fields<'a>) -> Reading<Query<'a>> {
+    let sql = fields.string(Field::Sql)?.ok_or_else(|| missing(Field::Sql, "one SELECT"))?;
+    let params = fields.get(Field::Params);
+    if let Some(raw) = params.filter(|raw| raw.kind != Kind::Array) {
+        return Err(mistyped(Field::Params, "an array", &raw));
+    }
+    let positive = |field: Field| match fields.unsigned(field)? {
+        Some(0) => Err(WireError::field(field.name(), format!("{} must be 1 or more", field.name()))),
+        number => Ok(number),
+    };
+    let result = match fields.string(Field::ResultKind)?.as_deref() {
+        None | Some("rows") => ResultKind::Rows,
+        Some("fd") => ResultKind::Fd,
+        Some(other) => {
+            return Err(WireError::field(
+                "result",
+                format!("result {other:?} is neither \"rows\" nor \"fd\""),
+            ));
+        }
+    };
+    Ok(Query {
+        sql,
+        params,
+        from: fields.date_of(Field::From)?,
+        to: fields.date_of(Field::To)?,
+        fresh: fields.boolean(Field::Fresh, true)?,
+        max_rows: positive(Field::MaxRows)?,
+        timeout_ms: positive(Field::TimeoutMs)?,
+        result,
+    })
+}
+
+/// How many are asked for, from 1 to `most`.
+fn limit(fields: &Fields<'_>, most: u64) -> Reading<Option<u64>> {
+    let limit = fields.unsigned(Field::Limit)?;
+    if limit.is_some_and(|limit| limit == 0 || limit > most) {
+        return Err(WireError::field("limit", format!("limit must be from 1 to {most}")));
+    }
+    Ok(limit)
 }
 
 /// The operations that look after a storage.
@@ -149,7 +245,7 @@ fn keeping_op<'a>(op: &str, fields: &mut Fields<'a>) -> Reading<Op<'a>> {
         }
         "check_health" => {
             fields.only(op, allow![Deep])?;
-            Ok(Op::CheckHealth { deep: fields.boolean(Field::Deep)? })
+            Ok(Op::CheckHealth { deep: fields.boolean(Field::Deep, false)? })
         }
         "rebuild_history_from_wal" => {
             fields.only(op, allow![Date])?;
@@ -176,8 +272,9 @@ fn bare<'a>(name: &str, fields: &mut Fields<'a>, op: Op<'a>) -> Reading<Op<'a>> 
     Ok(op)
 }
 
-fn placed<T>(fields: &Fields<'_>, write: T) -> Reading<Placed<T>> {
-    Ok(Placed { date: fields.date()?, durability: fields.durability()?, write })
+fn placed<'a, T>(fields: &Fields<'a>, write: T) -> Reading<Placed<'a, T>> {
+    let producer = fields.producer()?;
+    Ok(Placed { date: fields.date()?, durability: fields.durability()?, producer, write })
 }
 
 fn address<'a>(fields: &Fields<'a>) -> Reading<Address<'a>> {
@@ -205,11 +302,7 @@ fn delete<'a>(fields: &Fields<'a>) -> Reading<Delete<'a>> {
 }
 
 fn keys<'a>(fields: &Fields<'a>) -> Reading<Op<'a>> {
-    let limit = fields.unsigned(Field::Limit)?;
-    if limit.is_some_and(|limit| limit == 0 || limit > super::MAX_KEYS_LIMIT) {
-        let message = format!("limit must be from 1 to {}", super::MAX_KEYS_LIMIT);
-        return Err(WireError::field("limit", message));
-    }
+    let limit = limit(fields, super::MAX_KEYS_LIMIT)?;
     Ok(Op::Keys {
         date: fields.date()?,
         prefix: fields.string(Field::Prefix)?.unwrap_or_default(),

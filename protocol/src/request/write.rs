@@ -1,6 +1,6 @@
 //! One [`Request`] to one line: the inverse of parsing, for clients.
 
-use super::{Address, Delete, Durability, Op, Placed, Request, StatsFormat, Store, Write};
+use super::{Address, Delete, Durability, Op, Placed, Query, Request, ResultKind, StatsFormat, Store, Write};
 use crate::json;
 use crate::time::Date;
 
@@ -42,8 +42,12 @@ impl<'o> Object<'o> {
     }
 
     fn opt_date(&mut self, date: Option<Date>) {
+        self.opt_named_date("date", date);
+    }
+
+    fn opt_named_date(&mut self, name: &str, date: Option<Date>) {
         if let Some(date) = date {
-            self.text("date", &date.to_string());
+            self.text(name, &date.to_string());
         }
     }
 
@@ -105,6 +109,31 @@ impl Op<'_> {
                 object.opt_number("limit", *limit);
             }
             Self::Collections { key } => object.text("key", key),
+            Self::History { key, collection_name, item_name, limit, before_seq } => {
+                object.text("key", key);
+                object.text("collection_name", collection_name);
+                object.text("item_name", item_name);
+                object.opt_number("limit", *limit);
+                object.opt_number("before_seq", *before_seq);
+            }
+            Self::Query(query) => write_query(query, object),
+            Self::Subscribe { date, prefix, from_seq } => {
+                object.opt_date(*date);
+                object.text("prefix", prefix);
+                object.opt_number("from_seq", *from_seq);
+            }
+            Self::Unsubscribe { subscription } => {
+                object.name("subscription").extend_from_slice(subscription.text.as_bytes());
+            }
+            Self::Lock { name, wait_ms, ttl_ms } => {
+                object.text("name", name);
+                object.opt_number("wait_ms", *wait_ms);
+                object.opt_number("ttl_ms", *ttl_ms);
+            }
+            Self::Unlock { name, token } => {
+                object.text("name", name);
+                object.opt_number("token", Some(*token));
+            }
             Self::ExportParquet { path } => object.opt_text("path", path.as_deref()),
             Self::Backup { date } => object.opt_date(*date),
             Self::VerifyBackup { backup } => object.text("backup", backup),
@@ -122,8 +151,29 @@ impl Op<'_> {
     }
 }
 
-fn write_placed<T>(placed: &Placed<T>, object: &mut Object<'_>) {
+fn write_query(query: &Query<'_>, object: &mut Object<'_>) {
+    object.text("sql", &query.sql);
+    if let Some(params) = &query.params {
+        object.name("params").extend_from_slice(params.text.as_bytes());
+    }
+    object.opt_named_date("from", query.from);
+    object.opt_named_date("to", query.to);
+    if !query.fresh {
+        json::write_bool(object.name("fresh"), false);
+    }
+    object.opt_number("max_rows", query.max_rows);
+    object.opt_number("timeout_ms", query.timeout_ms);
+    if query.result == ResultKind::Fd {
+        object.text("result", "fd");
+    }
+}
+
+fn write_placed<T>(placed: &Placed<'_, T>, object: &mut Object<'_>) {
     object.opt_date(placed.date);
+    if let Some(producer) = &placed.producer {
+        object.text("producer", &producer.name);
+        object.opt_number("producer_seq", Some(producer.seq));
+    }
     if placed.durability == Durability::Buffered {
         object.text("durability", "buffered");
     }

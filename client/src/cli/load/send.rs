@@ -80,10 +80,10 @@ impl Target {
         let durability = Durability::Sync;
         let op = match items {
             // By itself it has the whole line for itself, and two levels more for its data.
-            [item] => Op::Store(Placed { date, durability, write: item.as_store() }),
+            [item] => Op::Store(Placed { date, durability, producer: None, write: item.as_store() }),
             items => {
                 let write = items.iter().map(|item| Write::Store(item.as_store())).collect();
-                Op::Batch(Placed { date, durability, write })
+                Op::Batch(Placed { date, durability, producer: None, write })
             }
         };
         Request { storage: Some(self.storage.as_str().into()), op }
