@@ -8,6 +8,7 @@
 mod changes;
 mod check;
 mod raw;
+mod summary;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -48,6 +49,8 @@ pub struct ConfigError {
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
+    /// The file from which it was read, or what stands for one.
+    pub file: String,
     /// `[daemon]`
     pub daemon: DaemonConfig,
     /// `[limits]`
@@ -86,7 +89,7 @@ pub struct DaemonConfig {
 pub struct MetricsConfig {
     /// Where metrics are served over HTTP; only addresses of this host.
     pub listen: Option<SocketAddr>,
-    /// The file for node_exporter's textfile collector; its name ends in `.prom`.
+    /// The file for `node_exporter`'s textfile collector; its name ends in `.prom`.
     pub textfile_path: Option<PathBuf>,
     /// How often that file is written anew.
     pub textfile_interval: Duration,

@@ -25,6 +25,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::schedule::JobReport;
 use crate::stats::DaemonStats;
 use crate::storage::Storage;
 use access::AccessTable;
@@ -42,6 +43,14 @@ pub struct Server {
     pub stats: DaemonStats,
     /// Turns true when the daemon stops.
     pub stopping: watch::Receiver<bool>,
+}
+
+impl Server {
+    /// How the jobs of a storage stand that happen by themselves.
+    #[allow(clippy::unused_self)]
+    pub fn jobs(&self, _storage: &Storage) -> Vec<JobReport> {
+        Vec::new()
+    }
 }
 
 pub use report::stats as write_stats;
