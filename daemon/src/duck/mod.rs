@@ -14,6 +14,7 @@ mod flush;
 mod plan;
 mod read;
 mod rows;
+mod said;
 mod schema;
 mod stage;
 mod store;
