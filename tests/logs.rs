@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -180,6 +181,9 @@ fn the_level_changes_when_the_configuration_is_read_again() {
     let site = Site::new(&level("error"));
     let daemon = site.start();
     daemon.signal(Signal::USR1);
+    // Two signals may change places. When this one's mistake is told, at error, both have been seen.
+    site.configure(&level("loud"));
+    reload(&daemon, || daemon.log());
     site.configure(&level("info"));
     reload(&daemon, || daemon.log());
     assert!(!daemon.log().contains("asked by a signal"), "at error, that is not told: {}", daemon.log());
@@ -204,4 +208,25 @@ fn a_failed_start_is_told_once() {
     assert_eq!(exit.code, Some(78));
     let told = exit.stderr.lines().filter(|line| line.contains("jobs")).count();
     assert_eq!(told, 1, "{}", exit.stderr);
+}
+
+#[test]
+fn the_journal_gets_priorities_and_no_times() {
+    let site = Site::new(&Config::both());
+    let stderr = site.path("stderr.log");
+    fs::write(&stderr, "").expect("a file");
+    let file = fs::metadata(&stderr).expect("its inode");
+    let journal = |inode: u64| {
+        let mut command = site.command();
+        command.env("JOURNAL_STREAM", format!("{}:{inode}", file.dev()));
+        let daemon = site.start_as(command, site.socket());
+        reload(&daemon, || daemon.log());
+        let line = daemon.log().lines().last().expect("a line").to_owned();
+        daemon.stop();
+        line
+    };
+    let line = journal(file.ino());
+    assert!(line.starts_with("<6> INFO the configuration was read again"), "{line:?}");
+    let line = journal(file.ino() + 1);
+    assert!(line.starts_with("20"), "redirected since, it is no journal: {line:?}");
 }

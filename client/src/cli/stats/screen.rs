@@ -72,7 +72,7 @@ const ROWS: [&str; 16] = [
     "open dates",
     "in memory",
     "not in DuckDB",
-    "of its limit",
+    "limit of that",
     "log",
     "records written",
     "sync p50, p99",
@@ -98,6 +98,9 @@ fn storage(figures: &Value, now: Timestamp) -> [Option<String>; ROWS.len()] {
     };
     let log = number("wal_files_count").zip(number("wal_bytes"));
     let written = number("records").map(|records| {
+        if records == 0 {
+            return grouped(0);
+        }
         let each = figures["records_per_commit"].as_f64().unwrap_or_default();
         format!("{}, {each:.1} a commit", grouped(records))
     });
