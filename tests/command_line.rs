@@ -47,3 +47,51 @@ fn what_is_stored_at_the_socket_is_listed_by_the_program() {
     assert_eq!(keys.status.code(), Some(0), "{}", String::from_utf8_lossy(&keys.stderr));
     assert!(String::from_utf8_lossy(&keys.stdout).contains("task_1"));
 }
+
+#[test]
+fn stats_come_for_people_for_programs_and_for_prometheus() {
+    let site = Site::new(&Config::both());
+    let daemon = site.start();
+    daemon.connect().ok(json!({"op": "store", "storage": "jobs", "key": "task_1", "data": {"n": 1}}));
+    let printed = |args: &[&str]| {
+        let output = fastpersist(site.socket(), args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    for args in [&["stats"][..], &["stats", "--json"], &["stats", "--format", "json"]] {
+        let stats: Value = serde_json::from_str(&printed(args)).expect("one JSON line");
+        assert_eq!(stats["storages"]["jobs"]["durable_seq"], 1, "{stats}");
+    }
+    let metrics = printed(&["stats", "--format", "openmetrics"]);
+    assert!(metrics.contains("\nfastpersist_requests_total{op=\"store\",code=\"ok\"} 1\n"), "{metrics}");
+    assert!(metrics.ends_with("\n# EOF\n"), "{metrics}");
+    for args in [&["stats", "--text"][..], &["stats", "--format", "text"]] {
+        let screen = printed(args);
+        for word in ["jobs", "settings", "takes writes", "1 record", "of 256 MiB", "store 1"] {
+            assert!(screen.contains(word), "{word} is not in\n{screen}");
+        }
+    }
+    let both = fastpersist(site.socket(), &["stats", "--json", "--format", "text"]);
+    assert_eq!(both.status.code(), Some(2), "one of them only");
+}
+
+#[test]
+fn check_config_is_the_daemons_and_so_is_its_exit_code() {
+    let relative = "[storage.more]\nmodel = \"dated\"\nbase_dir = \"more\"\nexport_at = \"02:00\"";
+    let site = Site::new(&Config::both().text(relative));
+    let file = site.config_file().to_string_lossy().into_owned();
+    let check = || fastpersist("/nowhere", &["check-config", "--config", &file]);
+    let right = check();
+    let printed = String::from_utf8_lossy(&right.stdout).into_owned();
+    assert_eq!(right.status.code(), Some(0), "{}", String::from_utf8_lossy(&right.stderr));
+    for word in
+        [&file, site.socket(), "jobs: dated", "settings: collection", "storage.more.base_dir is relative"]
+    {
+        assert!(printed.contains(word), "{word} is not in\n{printed}");
+    }
+    assert!(printed.contains("warning: storage.more.export_at does nothing"), "{printed}");
+    site.configure(&Config::both().daemon("colour = 1"));
+    let wrong = check();
+    assert_eq!(wrong.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("colour"));
+}

@@ -49,8 +49,11 @@ mod configuration;
 mod damage;
 mod found;
 mod kill_loop;
+mod logs;
+mod metrics;
 mod recovery;
 mod shutdown;
+mod signals;
 mod torn_tail;
 mod two_daemons;
 

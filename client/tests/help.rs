@@ -19,6 +19,7 @@ const VERBS: &[&str] = &[
     "stats",
     "info",
     "ping",
+    "check-config",
     "load",
     "bench",
     "demo",

@@ -10,20 +10,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-use signal_hook::iterator::Signals;
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 
 use crate::clock::{Clock, RealClock};
-use crate::config::{self, Config, Limits, Overrides, StorageConfig};
+use crate::config::{Config, Limits, Overrides, StorageConfig};
 use crate::dir_lock::{DirLock, LockError};
 use crate::disk::{self, RealDisk};
 use crate::duck::{DuckError, Engine, EngineSettings};
+use crate::logging::Logging;
+use crate::metrics::{Endpoint, ListenError};
 use crate::schedule::Scheduler;
 use crate::server::Server;
 use crate::server::access::AccessTable;
 use crate::server::listener::{BindError, Socket};
+use crate::signals::{self, Listener};
 use crate::stats::DaemonStats;
 use crate::storage::Storage;
 use crate::storage::partition::{FlushError, OpenError, Shared};
@@ -63,6 +64,9 @@ pub enum DaemonError {
     /// The socket cannot be had.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The address for metrics cannot be had.
+    #[error(transparent)]
+    Metrics(#[from] ListenError),
     /// DuckDB does not start.
     #[error(transparent)]
     Duck(#[from] DuckError),
@@ -86,19 +90,24 @@ impl DaemonError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Lock(LockError::Io { .. }) | Self::Directory { .. } => 74,
-            Self::Lock(_) | Self::Open { .. } | Self::Bind(_) => 78,
+            Self::Lock(_) | Self::Open { .. } | Self::Bind(_) | Self::Metrics(_) => 78,
             Self::Duck(_) | Self::Start(_) | Self::Flush { .. } => 1,
         }
     }
 }
 
 /// Runs the daemon until it is told to stop. `on_ready` is called once it answers requests; `overrides` are
-/// what the configuration was loaded with, and is again on SIGHUP.
+/// what the configuration was loaded with, and is again on SIGHUP, when `logging` is begun anew, too.
 ///
 /// # Errors
 /// See [`DaemonError`]; [`DaemonError::exit_code`] says what the process should exit with.
-pub fn run(config: Config, overrides: Overrides, on_ready: impl FnOnce(&str)) -> Result<(), DaemonError> {
-    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(DaemonError::Start)?;
+pub fn run(
+    config: Config,
+    overrides: Overrides,
+    logging: Logging,
+    on_ready: impl FnOnce(&str),
+) -> Result<(), DaemonError> {
+    let signals = signals::watch().map_err(DaemonError::Start)?;
     let locks = lock(&config.storages)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(FILE_MODE_MASK));
     let runtime = runtime()?;
@@ -106,6 +115,7 @@ pub fn run(config: Config, overrides: Overrides, on_ready: impl FnOnce(&str)) ->
     let shared = shared(&config.limits, &locks)?;
     let storages = recover(&config.storages, &shared)?;
     let socket = Socket::bind(&config.daemon)?;
+    let endpoint = Endpoint::bind(&config.metrics, &shared.disk)?;
     let (stop, stopping) = watch::channel(false);
     let server = Arc::new(Server {
         access: RwLock::new(AccessTable::new(&config)),
@@ -115,7 +125,10 @@ pub fn run(config: Config, overrides: Overrides, on_ready: impl FnOnce(&str)) ->
         config,
     });
     let hurry = Arc::new(AtomicBool::new(false));
-    let listener = Listener::spawn(signals, stop, Arc::clone(&hurry), Arc::clone(&server), overrides)?;
+    let reloaded = signals::Reloaded { server: Arc::clone(&server), overrides, logging };
+    let listener =
+        Listener::spawn(signals, stop, Arc::clone(&hurry), reloaded).map_err(DaemonError::Start)?;
+    let publisher = endpoint.publish(&server);
     on_ready(socket.name());
     runtime.block_on(async {
         server.storages.iter().for_each(Storage::start_jobs);
@@ -124,6 +137,7 @@ pub fn run(config: Config, overrides: Overrides, on_ready: impl FnOnce(&str)) ->
         shared.scheduler.stop().await;
     });
     let ended = runtime.block_on(end(&server, &hurry));
+    runtime.block_on(publisher.end());
     listener.close();
     runtime.shutdown_timeout(Duration::from_secs(5));
     drop(locks);
@@ -212,77 +226,6 @@ async fn end(server: &Server, hurry: &AtomicBool) -> Result<(), DaemonError> {
         }
     }
     result
-}
-
-/// The thread that waits for signals.
-struct Listener {
-    handle: signal_hook::iterator::Handle,
-    thread: std::thread::JoinHandle<()>,
-}
-
-impl Listener {
-    fn spawn(
-        mut signals: Signals,
-        stop: watch::Sender<bool>,
-        hurry: Arc<AtomicBool>,
-        server: Arc<Server>,
-        overrides: Overrides,
-    ) -> Result<Self, DaemonError> {
-        let handle = signals.handle();
-        let runtime = Handle::current();
-        let listen = move || {
-            for signal in signals.forever() {
-                match signal {
-                    SIGTERM | SIGINT if *stop.borrow() => {
-                        tracing::info!("told to stop a second time: no export any more");
-                        hurry.store(true, Ordering::Relaxed);
-                    }
-                    SIGTERM | SIGINT => {
-                        tracing::info!("stopping");
-                        // The server holds a receiver, so somebody always hears it.
-                        let _ = stop.send(true);
-                    }
-                    SIGUSR1 => runtime.block_on(async { log_stats(&server) }),
-                    _ => reload(&server, &overrides),
-                }
-            }
-        };
-        let thread = std::thread::Builder::new().name("signals".to_owned()).spawn(listen);
-        Ok(Self { handle, thread: thread.map_err(DaemonError::Start)? })
-    }
-
-    fn close(self) {
-        self.handle.close();
-        let _ = self.thread.join();
-    }
-}
-
-/// Reads the configuration again. Who may do what changes at once; everything else needs a restart, and
-/// when it differs, nothing changes at all.
-fn reload(server: &Server, overrides: &Overrides) {
-    let new = match config::load(overrides) {
-        Ok(new) => new,
-        Err(error) => {
-            tracing::error!(%error, "the configuration was read again and is wrong; the old one stays");
-            return;
-        }
-    };
-    let fixed = server.config.fixed_keys_changed(&new);
-    if fixed.is_empty() {
-        *server.access.write() = AccessTable::new(&new);
-        tracing::info!("the configuration was read again; access is as it says now");
-    } else {
-        let keys = fixed.join(", ");
-        tracing::error!(%keys, "the configuration was read again, but these cannot change while running; the old one stays");
-    }
-}
-
-fn log_stats(server: &Server) {
-    let mut line = Vec::new();
-    fastpersist_protocol::reply::begin_ok(&mut line, None);
-    crate::server::write_stats(server, &mut line);
-    fastpersist_protocol::reply::end(&mut line);
-    tracing::info!(stats = %String::from_utf8_lossy(&line).trim_end(), "asked by a signal");
 }
 
 /// Tells a person at a terminal where the daemon listens and how to talk to it.

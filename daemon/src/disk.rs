@@ -10,7 +10,7 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -176,6 +176,23 @@ pub fn write_durably(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<(
     drop(file);
     disk.rename(&beside, path)?;
     disk.sync_dir(parent_of(path))
+}
+
+/// Writes a whole file that anybody may read, in one step for its readers. Nothing is synced: this is for files that
+/// are worth nothing after a crash.
+///
+/// # Errors
+/// When any step fails; the file under its final name is then as it was.
+pub fn publish(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let beside = temporary_beside(path);
+    match disk.remove(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    disk.create(&beside)?.write_at(0, bytes)?;
+    // The daemon's own mask leaves nothing to others.
+    fs::set_permissions(&beside, fs::Permissions::from_mode(0o644))?;
+    disk.rename(&beside, path)
 }
 
 /// The name under which a file is written before it gets its own: a reader's `*.jsonl` or `*.parquet`

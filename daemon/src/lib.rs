@@ -14,6 +14,7 @@
 //! | [`schedule`], [`clock`] | what happens by itself, and by which clock |
 //! | [`disk`] | every file operation on which durability rests |
 //! | [`dir_lock`], [`latch`], [`stats`] | one daemon per directory; failures that stay; figures |
+//! | [`metrics`], [`logging`], [`signals`] | the figures for Prometheus; the log; SIGHUP, SIGUSR1 and the end |
 
 // Whoever reads this documentation changes the daemon, and wants to see its private rooms too.
 #![allow(rustdoc::private_intra_doc_links)]
@@ -28,8 +29,10 @@ pub mod export;
 pub mod latch;
 pub mod logging;
 pub mod memory;
+pub mod metrics;
 pub mod schedule;
 pub mod server;
+pub mod signals;
 pub mod stats;
 pub mod storage;
 pub mod wal;

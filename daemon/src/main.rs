@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use fastpersistd::config::{self, Overrides};
-use fastpersistd::{daemon, logging};
+use fastpersistd::daemon;
+use fastpersistd::logging::Logging;
 
 // Records are many small allocations that live long. Chosen by its reputation for that; it was not compared
 // with the system's allocator here.
@@ -52,15 +53,18 @@ fn main() -> ExitCode {
         }
     };
     if arguments.check_config {
-        let names: Vec<_> = config.storages.iter().map(|storage| storage.name.as_str()).collect();
-        println!("the configuration is right; storages: {}", names.join(", "));
+        println!("{}", config.summary());
         return ExitCode::SUCCESS;
     }
-    if let Err(error) = logging::start(&config.daemon) {
-        eprintln!("fastpersistd: log_dir cannot be used: {error}");
-        return ExitCode::from(EXIT_CONFIG);
-    }
-    let ended = daemon::run(config, overrides, |socket| {
+    let logging = match Logging::start(&config.daemon) {
+        Ok(logging) => logging,
+        Err(error) => {
+            eprintln!("fastpersistd: {}: {error}", config.file);
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let to_file = logging.is_to_file();
+    let ended = daemon::run(config, overrides, logging, |socket| {
         // Nobody has to watch: without standard output the daemon runs as well.
         let _ = daemon::greet(socket);
     });
@@ -68,7 +72,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
-            eprintln!("fastpersistd: {error}");
+            if to_file {
+                // Whoever started it looks here; without a log file the line before is here already.
+                eprintln!("fastpersistd: {error}");
+            }
             ExitCode::from(error.exit_code())
         }
     }

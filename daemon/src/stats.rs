@@ -3,68 +3,19 @@
 //! Counters are atomics; latencies go into histograms, one short lock per commit or per group of
 //! requests, not per record.
 
+mod latency;
+mod requests;
+
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use fastpersist_protocol::error::ErrorCode;
-use fastpersist_protocol::request::Op;
 use fastpersist_protocol::time::Timestamp;
-use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
 use crate::schedule::{Board, JobKind};
 
-/// A latency distribution in microseconds.
-#[derive(Debug)]
-pub struct Latency(Mutex<Histogram<u64>>);
-
-/// The figures of a [`Latency`].
-#[derive(Debug, Clone, Copy, Default)]
-pub struct LatencyFigures {
-    /// Measurements.
-    pub count: u64,
-    /// Half of them took at most this, in microseconds.
-    pub p50_us: u64,
-    /// All but one in a hundred took at most this, in microseconds.
-    pub p99_us: u64,
-    /// The longest, in microseconds.
-    pub max_us: u64,
-}
-
-impl Default for Latency {
-    fn default() -> Self {
-        Self(Mutex::new(new_histogram()))
-    }
-}
-
-/// Two significant digits, up to a minute.
-fn new_histogram() -> Histogram<u64> {
-    let bounded = Histogram::new_with_bounds(1, 60_000_000, 2);
-    let mut histogram = bounded.unwrap_or_else(|_| {
-        // The bounds are constants that the library accepts; an automatic one serves as well.
-        Histogram::new(1).unwrap_or_else(|_| unreachable!("one significant digit is valid"))
-    });
-    histogram.auto(true);
-    histogram
-}
-
-impl Latency {
-    /// Notes that `count` things took so long each.
-    pub fn note(&self, took: Duration, count: u64) {
-        self.0.lock().saturating_record_n(took.as_micros() as u64, count);
-    }
-
-    /// The distribution's figures.
-    pub fn figures(&self) -> LatencyFigures {
-        let histogram = self.0.lock();
-        LatencyFigures {
-            count: histogram.len(),
-            p50_us: histogram.value_at_quantile(0.5),
-            p99_us: histogram.value_at_quantile(0.99),
-            max_us: histogram.max(),
-        }
-    }
-}
+pub use latency::{BUCKET_BOUNDS_US, Latency, LatencyFigures, LatencyHistogram};
+pub use requests::RequestCounts;
 
 /// How the last run of something that happens by itself ended.
 #[derive(Debug, Clone)]
@@ -88,8 +39,21 @@ pub struct StorageStats {
     pub requests: Latency,
     flushes: AtomicU64,
     flushed_rows: AtomicU64,
+    /// Time of one flush that brought something into DuckDB.
+    pub flush: Latency,
+    torn: AtomicU64,
     /// What happens by itself, and how it ended.
     pub jobs: Board,
+    verified_backup: Mutex<Option<VerifiedBackup>>,
+}
+
+/// The newest backup that was opened and compared with its source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VerifiedBackup {
+    /// The last record in it.
+    pub seq: u64,
+    /// When it was taken.
+    pub at: Timestamp,
 }
 
 impl StorageStats {
@@ -112,8 +76,19 @@ impl StorageStats {
             }
             self.flushes.fetch_add(1, Ordering::Relaxed);
             self.flushed_rows.fetch_add(rows, Ordering::Relaxed);
+            self.flush.note(took, 1);
         }
         self.jobs.note(JobKind::Flush, at, took, result);
+    }
+
+    /// This is the newest backup that is known to be good; at the start, and whenever one is made.
+    pub fn note_verified_backup(&self, seq: u64, at: Timestamp) {
+        *self.verified_backup.lock() = Some(VerifiedBackup { seq, at });
+    }
+
+    /// So many torn ends were cut off a log.
+    pub fn note_torn(&self, count: usize) {
+        self.torn.fetch_add(count as u64, Ordering::Relaxed);
     }
 
     /// Commit groups and the records in them.
@@ -124,6 +99,16 @@ impl StorageStats {
     /// Flushes and the rows they wrote.
     pub fn flushes(&self) -> (u64, u64) {
         (self.flushes.load(Ordering::Relaxed), self.flushed_rows.load(Ordering::Relaxed))
+    }
+
+    /// The newest backup that is known to be good.
+    pub fn verified_backup(&self) -> Option<VerifiedBackup> {
+        *self.verified_backup.lock()
+    }
+
+    /// Torn ends that were cut off since the start.
+    pub fn torn(&self) -> u64 {
+        self.torn.load(Ordering::Relaxed)
     }
 }
 
@@ -136,8 +121,8 @@ pub struct DaemonStats {
     pub connections: AtomicUsize,
     /// Connections since the start.
     pub connections_total: AtomicU64,
-    requests: Vec<AtomicU64>,
-    errors: Vec<AtomicU64>,
+    /// Answers, by operation and outcome.
+    pub requests: RequestCounts,
 }
 
 impl Default for DaemonStats {
@@ -147,27 +132,12 @@ impl Default for DaemonStats {
             started_at: Timestamp::now(),
             connections: AtomicUsize::new(0),
             connections_total: AtomicU64::new(0),
-            requests: Op::NAMES.iter().map(|_| AtomicU64::new(0)).collect(),
-            errors: ErrorCode::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
+            requests: RequestCounts::default(),
         }
     }
 }
 
 impl DaemonStats {
-    /// So many requests were read, by operation.
-    pub fn note_requests(&self, counts: &[u32]) {
-        for (total, count) in self.requests.iter().zip(counts).filter(|(_, count)| **count > 0) {
-            total.fetch_add(u64::from(*count), Ordering::Relaxed);
-        }
-    }
-
-    /// A request was answered with an error.
-    pub fn note_error(&self, code: ErrorCode) {
-        if let Some(index) = ErrorCode::ALL.iter().position(|other| *other == code) {
-            self.errors[index].fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
     /// Time since the start.
     pub fn uptime(&self) -> Duration {
         self.started.elapsed()
@@ -177,19 +147,6 @@ impl DaemonStats {
     pub fn started_at(&self) -> Timestamp {
         self.started_at
     }
-
-    /// Requests by operation, without those that never came.
-    pub fn requests(&self) -> Vec<(&'static str, u64)> {
-        let counts = self.requests.iter().map(|count| count.load(Ordering::Relaxed));
-        Op::NAMES.iter().copied().zip(counts).filter(|(_, count)| *count > 0).collect()
-    }
-
-    /// Errors by code, without those that never came.
-    pub fn errors(&self) -> Vec<(&'static str, u64)> {
-        let counts = self.errors.iter().map(|count| count.load(Ordering::Relaxed));
-        let names = ErrorCode::ALL.iter().map(|code| code.as_str());
-        names.zip(counts).filter(|(_, count)| *count > 0).collect()
-    }
 }
 
 /// The process's resident memory in bytes; 0 where the system does not tell.
@@ -198,4 +155,17 @@ pub fn resident_bytes() -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kilobytes = line.and_then(|line| line.split_whitespace().next()).and_then(|n| n.parse::<u64>().ok());
     kilobytes.unwrap_or(0) * 1024
+}
+
+/// Open file descriptors of the process; 0 where the system does not tell.
+pub fn open_fds() -> u64 {
+    let entries = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    // One of them was opened to count them.
+    entries.saturating_sub(1) as u64
+}
+
+/// Processor time that the process has used.
+pub fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }

@@ -1,16 +1,16 @@
-//! The verbs that look after a daemon: `flush`, `export`, `stats`, `info`, `ping`.
+//! The verbs that look after a daemon: `flush`, `export`, `info`, `ping`.
 
 use std::time::Instant;
 
 use clap::Args;
 use fastpersist_bench::duration_text;
-use fastpersist_client::protocol::request::{Op, StatsFormat};
+use fastpersist_client::protocol::request::Op;
 use fastpersist_client::{ExportOutcome, Info};
 use serde::Deserialize;
 
 use super::Global;
 use super::failure::Outcome;
-use super::output::{Output, count, leaves};
+use super::output::{Output, count};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -33,13 +33,6 @@ pub(crate) struct ExportArgs {
     #[arg(long, value_name = "NAME")]
     path: Option<String>,
 }
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Example:
-  fastpersist stats
-  fastpersist stats --json | jq .storages.jobs")]
-pub(crate) struct StatsArgs {}
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -70,18 +63,6 @@ pub(crate) fn export(global: &Global, args: &ExportArgs, out: &mut Output) -> Ou
     out.reply(reply.json(), || {
         format!("{} with {} written", count(done.files, "Parquet file"), count(done.rows, "row"))
     })
-}
-
-pub(crate) fn stats(global: &Global, out: &mut Output) -> Outcome {
-    let reply = global.ask(Op::Stats { format: StatsFormat::Json })?;
-    if !out.is_for_people() {
-        return out.line(reply.json());
-    }
-    let mut tree: serde_json::Value = reply.get()?;
-    if let Some(fields) = tree.as_object_mut() {
-        fields.shift_remove("ok");
-    }
-    out.table(&[], leaves(&tree))
 }
 
 pub(crate) fn info(global: &Global, out: &mut Output) -> Outcome {

@@ -1,15 +1,18 @@
 //! The command line: arguments in, one verb run, an exit code out.
 //!
-//! Each group of verbs has a file: `write`, `read`, `admin`, `load`, `bench`, `demo`. They share the way
+//! Each group of verbs has a file: `write`, `read`, `admin`, `stats`, `load`, `bench`, `demo`; what the daemon's
+//! program does is in `forward`. They share the way
 //! to the daemon (here), the way out (`output`) and the way to fail (`failure`).
 
 mod admin;
 mod bench;
 mod demo;
 mod failure;
+mod forward;
 mod load;
 mod output;
 mod read;
+mod stats;
 mod write;
 
 use std::process::ExitCode;
@@ -90,11 +93,13 @@ enum Verb {
     /// Write a storage as Parquet.
     Export(admin::ExportArgs),
     /// Print the daemon's counters and gauges.
-    Stats(admin::StatsArgs),
+    Stats(stats::StatsArgs),
     /// Print who the daemon is and which storages it has.
     Info(admin::InfoArgs),
     /// Ask the daemon for a sign of life.
     Ping(admin::PingArgs),
+    /// Say whether a configuration is right, and what it means.
+    CheckConfig(forward::CheckConfigArgs),
     /// Load a file of JSON lines or CSV into a storage.
     Load(Box<load::LoadArgs>),
     /// Measure requests per second and latency.
@@ -128,9 +133,10 @@ fn run(cli: &Cli) -> Outcome {
         Verb::Dates(_) => read::dates(global, &mut out),
         Verb::Flush(_) => admin::flush(global, &mut out),
         Verb::Export(args) => admin::export(global, args, &mut out),
-        Verb::Stats(_) => admin::stats(global, &mut out),
+        Verb::Stats(args) => stats::stats(global, args, &mut out),
         Verb::Info(_) => admin::info(global, &mut out),
         Verb::Ping(_) => admin::ping(global, &mut out),
+        Verb::CheckConfig(args) => forward::check_config(global, args),
         Verb::Load(args) => load::load(global, args, &mut out),
         Verb::Bench(args) => bench::bench(global, args, &mut out),
         Verb::Demo(args) => demo::demo(global.json, args, &mut out),

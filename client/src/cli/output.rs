@@ -107,6 +107,14 @@ impl Output {
         self.line(table)
     }
 
+    /// On a terminal, begins a screen of its own for what follows.
+    pub(crate) fn begin_screen(&mut self) -> Outcome {
+        if !io::stdout().is_terminal() {
+            return Ok(());
+        }
+        self.out.write_all(b"\x1b[2J\x1b[H").map_err(|error| Failure::output(&error))
+    }
+
     /// Lets what is printed so far out.
     pub(crate) fn flush(&mut self) -> Outcome {
         self.out.flush().map_err(|error| Failure::output(&error))
@@ -131,25 +139,6 @@ fn fields(record: &RawValue) -> Vec<(&'static str, String)> {
 /// A JSON string without its quotes; anything else as it is.
 fn plain(json: &str) -> String {
     serde_json::from_str::<String>(json).unwrap_or_else(|_| json.to_owned())
-}
-
-/// The leaves of a JSON tree with their path, for people.
-pub(crate) fn leaves(tree: &serde_json::Value) -> Vec<Vec<String>> {
-    fn walk(path: &str, value: &serde_json::Value, rows: &mut Vec<Vec<String>>) {
-        match value {
-            serde_json::Value::Object(fields) if !fields.is_empty() => {
-                for (name, value) in fields {
-                    let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                    walk(&path, value, rows);
-                }
-            }
-            serde_json::Value::String(text) => rows.push(vec![path.to_owned(), text.clone()]),
-            other => rows.push(vec![path.to_owned(), other.to_string()]),
-        }
-    }
-    let mut rows = Vec::new();
-    walk("", tree, &mut rows);
-    rows
 }
 
 /// A number with a comma between thousands.
@@ -181,13 +170,6 @@ mod tests {
                 ("seq", "7".to_owned()),
             ]
         );
-    }
-
-    #[test]
-    fn a_tree_is_flattened_to_its_leaves() {
-        let tree = serde_json::json!({"daemon":{"uptime_s":3,"ops":{}},"list":[1,2],"name":"x"});
-        let rows: Vec<_> = leaves(&tree).into_iter().map(|row| row.join("=")).collect();
-        assert_eq!(rows, ["daemon.uptime_s=3", "daemon.ops={}", "list=[1,2]", "name=x"]);
     }
 
     #[test]

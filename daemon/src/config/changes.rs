@@ -12,13 +12,13 @@ macro_rules! compare {
 }
 
 impl Config {
-    /// The keys that differ in `new` and cannot change while the daemon runs. Only `[[access]]` and
-    /// `daemon.default_role` can.
+    /// The keys that differ in `new` and cannot change while the daemon runs. Only `[[access]]`,
+    /// `daemon.default_role` and `daemon.log_level` can.
     pub fn fixed_keys_changed(&self, new: &Self) -> Vec<String> {
         let mut changed = Vec::new();
         compare!("daemon", self.daemon, new.daemon, changed;
             "socket" => socket, "socket_mode" => socket_mode, "socket_group" => socket_group,
-            "log_level" => log_level, "log_format" => log_format, "log_dir" => log_dir, "max_log_files" => max_log_files);
+            "log_format" => log_format, "log_dir" => log_dir, "max_log_files" => max_log_files);
         compare!("metrics", self.metrics, new.metrics, changed;
             "listen" => listen, "textfile_path" => textfile_path,
             "textfile_interval_seconds" => textfile_interval);

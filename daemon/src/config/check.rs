@@ -85,7 +85,8 @@ impl Checker {
         self.no_shared_files(&storages)?;
         let access = raw.access.into_iter().enumerate();
         let access = access.map(|(index, rule)| self.access(index, rule, &storages));
-        Ok(Config { daemon, limits, metrics, access: access.collect::<Checked<_>>()?, storages })
+        let access = access.collect::<Checked<_>>()?;
+        Ok(Config { file: self.file.clone(), daemon, limits, metrics, access, storages })
     }
 
     fn daemon(&self, raw: RawDaemon, overrides: &Overrides, root: Option<&Path>) -> Checked<DaemonConfig> {
@@ -126,7 +127,7 @@ impl Checker {
             log_level,
             log_format,
             log_dir: raw.log_dir,
-            max_log_files: self.number("daemon.max_log_files", raw.max_log_files, 14, 1, 10_000)? as usize,
+            max_log_files: self.number("daemon.max_log_files", raw.max_log_files, 14, 2, 10_000)? as usize,
         })
     }
 

@@ -8,6 +8,7 @@
 mod changes;
 mod check;
 mod raw;
+mod summary;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -48,6 +49,8 @@ pub struct ConfigError {
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
+    /// The file from which it was read, or what stands for one.
+    pub file: String,
     /// `[daemon]`
     pub daemon: DaemonConfig,
     /// `[limits]`

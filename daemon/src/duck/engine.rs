@@ -4,8 +4,8 @@
 //! stored secret, and makes a checkpoint only when it is told to.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use duckdb::{Config, Connection};
 use parking_lot::Mutex;
@@ -39,6 +39,13 @@ const SETTINGS: &str = "
     SET GLOBAL arrow_large_buffer_size = true;
 ";
 
+static VERSION: OnceLock<String> = OnceLock::new();
+
+/// DuckDB's version, such as `v1.5.6`; empty before an engine was opened.
+pub fn library_version() -> &'static str {
+    VERSION.get().map_or("", String::as_str)
+}
+
 /// One in-memory DuckDB instance, to which every storage's files are attached.
 #[derive(Debug)]
 pub struct Engine {
@@ -63,6 +70,8 @@ impl Engine {
             let base = Connection::open_in_memory_with_flags(config)?;
             // What shuts SQL in for good (external access, the lock on the configuration) belongs behind these.
             base.execute_batch(SETTINGS)?;
+            // The same for every engine of the process.
+            let _ = VERSION.set(base.version()?);
             Ok(base)
         };
         let base = open().map_err(|source| DuckError::Start { source: Box::new(source) })?;

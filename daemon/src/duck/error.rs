@@ -1,10 +1,12 @@
 //! What can go wrong with DuckDB, in the words of whoever has to act on it.
 //!
-//! Every variant that belongs to a file names it; the daemon's answer to a client is made elsewhere.
+//! Every variant that belongs to a file names it, and none tells a record's values; the daemon's answer to a client is made elsewhere.
 
 use std::path::PathBuf;
 
 use arrow::error::ArrowError;
+
+use super::said::Said;
 
 /// An operation on DuckDB that did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +24,7 @@ pub enum DuckError {
         path: PathBuf,
     },
     /// The file cannot be attached.
-    #[error("cannot open {}: {source}; if it is damaged, move it aside and restore it from a backup", file.display())]
+    #[error("cannot open {}: {}; if it is damaged, move it aside and restore it from a backup", file.display(), Said(source))]
     Open {
         /// The file.
         file: PathBuf,
@@ -64,7 +66,7 @@ pub enum DuckError {
         expected: String,
     },
     /// A statement failed; nothing of it is stored.
-    #[error("{}: {action} failed: {source}", file.display())]
+    #[error("{}: {action} failed: {}", file.display(), Said(source))]
     Sql {
         /// The file.
         file: PathBuf,
@@ -74,7 +76,7 @@ pub enum DuckError {
         source: Box<duckdb::Error>,
     },
     /// A commit failed, and the file, read again, does not hold its rows.
-    #[error("{}: the flush was not committed: {source}; it is safe to try again", file.display())]
+    #[error("{}: the flush was not committed: {}; it is safe to try again", file.display(), Said(source))]
     Commit {
         /// The file.
         file: PathBuf,
@@ -82,7 +84,7 @@ pub enum DuckError {
         source: Box<duckdb::Error>,
     },
     /// A checkpoint could not be made now.
-    #[error("{}: no checkpoint: {source}; its own log is kept, so nothing is lost", file.display())]
+    #[error("{}: no checkpoint: {}; its own log is kept, so nothing is lost", file.display(), Said(source))]
     Checkpoint {
         /// The file.
         file: PathBuf,

@@ -14,13 +14,14 @@ mod flush;
 mod plan;
 mod read;
 mod rows;
+mod said;
 mod schema;
 mod stage;
 mod store;
 #[cfg(test)]
 mod tests;
 
-pub use engine::{Engine, EngineSettings};
+pub use engine::{Engine, EngineSettings, library_version};
 pub use error::DuckError;
 pub use flush::{FlushBatch, FlushOutcome, FlushRow, FlushRows, FlushWrite, Present};
 pub use read::{OnPartition, OwnedNames, Reader};

@@ -67,15 +67,14 @@ pub enum ExportError {
     },
     /// Names that are too long for a directory once they are encoded. Everything else was exported.
     #[error(
-        "export: {} too long for a directory name (255 bytes as {column}=… with unsafe characters as %XX): {}; \
+        "export: {} too long for a directory name (255 bytes as {column}=… with unsafe characters as %XX); \
          all others were exported",
-        if names.len() == 1 { "a name is" } else { "names are" },
-        names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
+        if names.len() == 1 { "a name is".to_owned() } else { format!("{} names are", names.len()) },
     )]
     TooLong {
         /// The partition's column.
         column: &'static str,
-        /// The names.
+        /// The names; they are records' content, so the message does not tell them.
         names: Vec<String>,
         /// What was exported.
         outcome: ExportOutcome,

@@ -19,6 +19,7 @@ use crate::stats::Outcome;
 pub struct Board {
     entries: Mutex<Vec<Weak<Entry>>>,
     last: Mutex<BTreeMap<JobKind, Outcome>>,
+    succeeded: Mutex<BTreeMap<JobKind, Timestamp>>,
 }
 
 /// One job: a storage's own, or that of one of its partitions.
@@ -62,7 +63,15 @@ impl Board {
 
     /// Notes how a run ended, whoever had asked for it.
     pub fn note(&self, kind: JobKind, at: Timestamp, took: Duration, result: Result<u64, String>) {
+        if result.is_ok() {
+            self.succeeded.lock().insert(kind, at);
+        }
         self.last.lock().insert(kind, Outcome { at, took, result });
+    }
+
+    /// When a run last went well.
+    pub fn succeeded_at(&self, kind: JobKind) -> Option<Timestamp> {
+        self.succeeded.lock().get(&kind).copied()
     }
 
     /// How the last run ended.

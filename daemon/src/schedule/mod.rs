@@ -62,6 +62,9 @@ impl JobKind {
         Self::HealthCheck,
         Self::CloseIdle,
     ];
+    /// Those that `stats` tells the next time of.
+    pub const SHOWN: [Self; 5] =
+        [Self::Flush, Self::Export, Self::Backup, Self::Retention, Self::HealthCheck];
 
     /// The job's name in `stats`, in metrics and in messages.
     pub const fn as_str(self) -> &'static str {

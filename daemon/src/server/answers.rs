@@ -18,12 +18,17 @@ use crate::storage::Storage;
 use crate::storage::partition::Gone;
 use crate::wal::commit::{Seqs, UnitResult};
 
-/// Which of the writes was asked for: their answers differ.
+/// Which of the writes was asked for: their answers differ. Its number is that of the operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WriteKind {
-    Store,
-    Delete,
-    Batch,
+    Store = 0,
+    Delete = 1,
+    Batch = 2,
+}
+
+impl WriteKind {
+    /// How many there are; operations from this number on are no writes.
+    pub(super) const COUNT: usize = 3;
 }
 
 /// What a write's answer needs beside its places.
@@ -96,6 +101,7 @@ impl<'a> Answers<'a> {
         out: &mut Vec<u8>,
     ) {
         let mut results = results.map(Vec::into_iter);
+        let mut done = [0; WriteKind::COUNT];
         for owed in self.owed {
             let meta = match owed {
                 Owed::Written(range) => {
@@ -109,13 +115,17 @@ impl<'a> Answers<'a> {
                 Err(error) => Err(error.clone()),
             };
             match result.and_then(|result| seqs_of(result, meta.kind)) {
-                Ok(seqs) => write_done(out, &meta, &seqs),
+                Ok(seqs) => {
+                    done[meta.kind as usize] += 1;
+                    write_done(out, &meta, &seqs);
+                }
                 Err(error) => {
-                    server.stats.note_error(error.code);
+                    server.stats.requests.note_error(Some(meta.kind as usize), error.code);
                     reply::error(out, meta.id.as_deref(), &error);
                 }
             }
         }
+        server.stats.requests.note_done(&done);
     }
 }
 
@@ -175,5 +185,20 @@ impl DirectAnswers {
         self.answers.write(results, &self.server, &mut out);
         self.storage.stats().requests.note(self.begun.elapsed(), self.units);
         self.wire.end_commit(&out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fastpersist_protocol::request::Op;
+
+    use super::*;
+
+    #[test]
+    fn the_kinds_are_numbered_as_the_operations_are() {
+        let kinds = [WriteKind::Store, WriteKind::Delete, WriteKind::Batch];
+        let names = kinds.map(|kind| Op::NAMES[kind as usize]);
+        assert_eq!(names, ["store", "delete", "batch"]);
+        assert_eq!(kinds.len(), WriteKind::COUNT);
     }
 }

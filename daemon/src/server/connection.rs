@@ -11,6 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fastpersist_protocol::error::ErrorCode;
 use fastpersist_protocol::frame::{Line, LineBuffer};
 use fastpersist_protocol::reply;
 use tokio::io::Interest;
@@ -200,6 +201,7 @@ impl Connection {
             let mut at = 0;
             while let Some((line, next)) = self.input.peek(at) {
                 if line != Line::Bytes(&[]) {
+                    self.server.stats.requests.note_error(None, ErrorCode::ShuttingDown);
                     reply::error(&mut self.answers, id_of(line), &errors::shutting_down());
                 }
                 at = next;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use fastpersist_protocol::error::{ErrorCode, WireError};
 use fastpersist_protocol::request::{
-    DEFAULT_KEYS_LIMIT, Delete, Op, Parsed, Placed, Producer, Request, Store, Write, parse,
+    DEFAULT_KEYS_LIMIT, Delete, Op, Parsed, Placed, Producer, Request, StatsFormat, Store, Write, parse,
 };
 use fastpersist_protocol::time::{Date, Timestamp};
 use fastpersist_protocol::{json, reply};
@@ -34,13 +34,14 @@ pub struct Dispatcher<'s> {
     now: Timestamp,
     /// Where records are put together.
     scratch: Vec<u8>,
-    /// Requests by operation, counted for all connections when the pass is over.
-    counts: [u32; Op::NAMES.len()],
+    /// Requests that were done at once, by operation; counted for all connections when the pass is over.
+    /// Writes are counted when they are committed.
+    done: [u32; Op::NAMES.len()],
 }
 
 impl Drop for Dispatcher<'_> {
     fn drop(&mut self) {
-        self.server.stats.note_requests(&self.counts);
+        self.server.stats.requests.note_done(&self.done);
     }
 }
 
@@ -64,7 +65,7 @@ impl<'s> Dispatcher<'s> {
             partition: None,
             now: Timestamp::now(),
             scratch: Vec::new(),
-            counts: [0; Op::NAMES.len()],
+            done: [0; Op::NAMES.len()],
         }
     }
 
@@ -75,18 +76,19 @@ impl<'s> Dispatcher<'s> {
             max_batch_ops: self.server.config.limits.max_batch_ops,
         };
         let Parsed { id, request } = parse::parse(line, limits);
-        let result = match request {
-            Ok(request) => {
-                self.counts[request.op.index()] += 1;
-                match self.store_at_once(id, &request, pass) {
-                    Some(done) => done,
-                    None => self.request(id, request, pass, out).await,
-                }
-            }
-            Err(error) => Err(error),
+        let request = match request {
+            Ok(request) => request,
+            Err(error) => return pass.refuse(out, id, None, &error),
         };
-        if let Err(error) = result {
-            pass.refuse(out, id, &error);
+        let op = request.op.index();
+        let result = match self.store_at_once(id, &request, pass) {
+            Some(done) => done,
+            None => self.request(id, request, pass, out).await,
+        };
+        match result {
+            Ok(()) if op < WriteKind::COUNT => {}
+            Ok(()) => self.done[op] += 1,
+            Err(error) => pass.refuse(out, id, Some(op), &error),
         }
     }
 
@@ -94,7 +96,7 @@ impl<'s> Dispatcher<'s> {
     pub(super) fn too_long(&self, pass: &mut Pass<'_>, out: &mut Vec<u8>) {
         let max = self.server.config.limits.max_line_bytes;
         let message = format!("the line is longer than {max} bytes; it was skipped to its end");
-        pass.refuse(out, None, &WireError::new(ErrorCode::LineTooLong, message));
+        pass.refuse(out, None, None, &WireError::new(ErrorCode::LineTooLong, message));
     }
 
     async fn request<'a>(
@@ -438,7 +440,8 @@ impl<'s> Dispatcher<'s> {
         pass.answer(out, |out| {
             reply::begin_ok(out, id);
             match op {
-                Op::Stats { .. } => report::stats(server, out),
+                Op::Stats { format: StatsFormat::OpenMetrics } => report::open_metrics(server, out),
+                Op::Stats { format: StatsFormat::Json } => report::stats(server, out),
                 Op::Info => report::info(server, out),
                 _ => {
                     reply::field(out, "pong");

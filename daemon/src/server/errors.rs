@@ -105,8 +105,9 @@ pub(super) fn of_export(error: &ExportingError) -> WireError {
         ExportingError::Flush(error) => of_flush(error),
         ExportingError::Read(error) => of_read(error),
         // The data has a name that no directory can have; everything else was exported.
-        ExportingError::Export(ExportError::TooLong { .. }) => {
-            WireError::new(ErrorCode::BadRequest, error.to_string())
+        ExportingError::Export(ExportError::TooLong { names, .. }) => {
+            let names: Vec<_> = names.iter().map(|name| format!("{name:?}")).collect();
+            WireError::new(ErrorCode::BadRequest, format!("{error}: {}", names.join(", ")))
         }
         _ => internal("the export", error),
     }

@@ -207,7 +207,7 @@ fn admit(stream: Stream, server: &Arc<Server>, by_uid: &ByUid, connections: &mut
     };
     server.stats.connections_total.fetch_add(1, Ordering::Relaxed);
     if let Some(message) = refusal {
-        server.stats.note_error(ErrorCode::TooManyConnections);
+        server.stats.requests.note_error(None, ErrorCode::TooManyConnections);
         connections.spawn(turn_away(stream, message));
         return;
     }

@@ -25,6 +25,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::schedule::JobReport;
 use crate::stats::DaemonStats;
 use crate::storage::Storage;
 use access::AccessTable;
@@ -42,6 +43,13 @@ pub struct Server {
     pub stats: DaemonStats,
     /// Turns true when the daemon stops.
     pub stopping: watch::Receiver<bool>,
+}
+
+impl Server {
+    /// How the jobs of a storage stand that happen by themselves.
+    pub fn jobs(&self, storage: &Storage) -> Vec<JobReport> {
+        storage.jobs()
+    }
 }
 
 pub use report::stats as write_stats;

@@ -107,9 +107,15 @@ impl<'a> Pass<'a> {
         live.map_or(unknown, Known::Live)
     }
 
-    /// Answers with an error.
-    pub(super) fn refuse(&mut self, out: &mut Vec<u8>, id: Option<&str>, error: &WireError) {
-        self.server.stats.note_error(error.code);
+    /// Answers with an error. `op` is the operation's index, where the line named one.
+    pub(super) fn refuse(
+        &mut self,
+        out: &mut Vec<u8>,
+        id: Option<&str>,
+        op: Option<usize>,
+        error: &WireError,
+    ) {
+        self.server.stats.requests.note_error(op, error.code);
         self.answer(out, |out| reply::error(out, id, error));
     }
 

@@ -5,7 +5,8 @@ use fastpersist_protocol::{PROTOCOL_VERSION, json};
 use std::sync::atomic::Ordering;
 
 use super::Server;
-use crate::schedule::JobKind;
+use crate::metrics::{self, Format};
+use crate::schedule::{JobKind, JobReport};
 use crate::stats::{self, LatencyFigures, Outcome};
 use crate::storage::Storage;
 
@@ -40,8 +41,8 @@ pub fn stats(server: &Server, out: &mut Vec<u8>) {
         number(out, "max_connections", server.config.limits.max_connections as u64);
         number(out, "connections_total", server.stats.connections_total.load(Ordering::Relaxed));
         number(out, "memory_bytes", stats::resident_bytes());
-        counts(out, "requests", &server.stats.requests());
-        counts(out, "errors", &server.stats.errors());
+        counts(out, "requests", &server.stats.requests.by_op());
+        counts(out, "errors", &server.stats.requests.by_error());
     });
     field(out, "storages");
     out.push(b'{');
@@ -51,12 +52,12 @@ pub fn stats(server: &Server, out: &mut Vec<u8>) {
         }
         json::write_string(out, &storage.config().name);
         out.push(b':');
-        object(out, |out| storage_stats(storage, out));
+        object(out, |out| storage_stats(storage, &server.jobs(storage), out));
     }
     out.push(b'}');
 }
 
-fn storage_stats(storage: &Storage, out: &mut Vec<u8>) {
+fn storage_stats(storage: &Storage, jobs: &[JobReport], out: &mut Vec<u8>) {
     let config = storage.config();
     let gauges = storage.gauges();
     let stats = storage.stats();
@@ -90,9 +91,53 @@ fn storage_stats(storage: &Storage, out: &mut Vec<u8>) {
     latency(out, "request_latency", stats.requests.figures());
     outcome(out, "last_flush", stats.jobs.last(JobKind::Flush));
     outcome(out, "last_export", stats.jobs.last(JobKind::Export));
+    outcome(out, "last_backup", stats.jobs.last(JobKind::Backup));
+    let job = |kind| jobs.iter().find(|job| job.kind == kind);
+    for kind in [JobKind::Retention, JobKind::HealthCheck] {
+        outcome(out, &format!("last_{}", kind.as_str()), job(kind).and_then(|job| job.last.clone()));
+    }
+    for kind in JobKind::SHOWN {
+        field(out, &format!("next_{}", kind.as_str()));
+        write_opt_timestamp(out, job(kind).and_then(|job| job.next_at));
+    }
+    field(out, "verified_backup");
+    match stats.verified_backup() {
+        None => out.extend_from_slice(b"null"),
+        Some(backup) => object(out, |out| {
+            number(out, "seq", backup.seq);
+            field(out, "at");
+            write_opt_timestamp(out, Some(backup.at));
+        }),
+    }
+    field(out, "schedule");
+    schedule(jobs, out);
     field(out, "read_only");
     let reason = storage.open_partitions().iter().find_map(|p| p.read_only_reason().map(str::to_owned));
     json::write_opt_string(out, reason.as_deref());
+}
+
+/// Writes the jobs, each with how it last ended and when it runs next.
+fn schedule(jobs: &[JobReport], out: &mut Vec<u8>) {
+    object(out, |out| {
+        for job in jobs {
+            field(out, job.kind.as_str());
+            object(out, |out| {
+                field(out, "running");
+                json::write_bool(out, job.running);
+                outcome(out, "last", job.last.clone());
+                field(out, "next_at");
+                write_opt_timestamp(out, job.next_at);
+                number(out, "failures", u64::from(job.failures));
+                number(out, "overdue_seconds", job.overdue.as_secs());
+            });
+        }
+    });
+}
+
+/// Writes the field `openmetrics`: the same figures as metrics.
+pub(super) fn open_metrics(server: &Server, out: &mut Vec<u8>) {
+    field(out, "openmetrics");
+    json::write_string(out, &metrics::render(server, Format::OpenMetrics));
 }
 
 /// Writes an object whose fields `write` writes, each with a leading comma.
@@ -150,4 +195,42 @@ fn outcome(out: &mut Vec<u8>, name: &str, outcome: Option<Outcome>) {
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use fastpersist_protocol::time::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn a_job_shows_how_it_ended_and_when_it_runs_next() {
+        let at = Timestamp::parse("2025-01-15T10:30:00Z").expect("a timestamp");
+        let failed = Outcome { at, took: Duration::from_millis(7), result: Err("no \"room\"".to_owned()) };
+        let job = JobReport {
+            kind: JobKind::Backup,
+            running: true,
+            last: Some(failed),
+            next_at: Some(at),
+            failures: 2,
+            overdue: Duration::from_secs(3),
+        };
+        let idle =
+            JobReport { kind: JobKind::Export, running: false, last: None, next_at: None, ..job.clone() };
+        let mut out = Vec::new();
+        schedule(&[job, idle], &mut out);
+        assert_eq!(
+            String::from_utf8_lossy(&out),
+            concat!(
+                r#"{"backup":{"running":true,"last":{"at":"2025-01-15T10:30:00.000000Z","duration_ms":7,"ok":false,"#,
+                r#""error":"no \"room\""},"next_at":"2025-01-15T10:30:00.000000Z","failures":2,"overdue_seconds":3},"#,
+                r#""export":{"running":false,"last":null,"next_at":null,"failures":2,"overdue_seconds":3}}"#
+            )
+        );
+        out.clear();
+        schedule(&[], &mut out);
+        assert_eq!(out, b"{}");
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::Storage;
-use crate::schedule::{Job, JobKind, RetryPauses, Rule, Running, Work};
+use crate::schedule::{Job, JobKind, JobReport, RetryPauses, Rule, Running, Work};
 
 /// How often dates are looked at that nobody uses any more.
 const IDLE_LOOK: Duration = Duration::from_secs(15);
@@ -24,6 +24,11 @@ impl Storage {
         if let (Some(at), Some(_)) = (config.export_at, &config.parquet_path) {
             self.start(Duty::Export, Rule::Daily { at: vec![at], timezone: config.timezone });
         }
+    }
+
+    /// How the jobs stand.
+    pub fn jobs(&self) -> Vec<JobReport> {
+        self.stats.jobs.reports(self.shared.scheduler.now())
     }
 
     fn start(self: &Arc<Self>, duty: Duty, rule: Rule) {

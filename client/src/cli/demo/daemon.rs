@@ -3,7 +3,6 @@
 //! Invariant: when a [`TempDaemon`] is dropped, its process has ended and, unless it is to be kept, its
 //! directory is gone.
 
-use std::env;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -16,10 +15,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::Interrupt;
-use crate::cli::failure::{Exit, Failure, Outcome};
+use crate::cli::failure::{Failure, Outcome};
+use crate::cli::forward::find_program;
 
 pub(super) const STORAGE: &str = "flights";
-const PROGRAM: &str = "fastpersistd";
 
 const START_LIMIT: Duration = Duration::from_secs(20);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
@@ -166,15 +165,4 @@ impl Drop for TempDaemon {
         // Whatever is wrong has been told already; here nothing may stay behind.
         let _ = self.kill();
     }
-}
-
-/// The daemon beside this program, else on the PATH.
-fn find_program() -> Outcome<PathBuf> {
-    let beside = env::current_exe().ok().and_then(|own| Some(own.parent()?.join(PROGRAM)));
-    let path = env::var_os("PATH").unwrap_or_default();
-    let on_path = env::split_paths(&path).map(|dir| dir.join(PROGRAM));
-    beside.into_iter().chain(on_path).find(|program| program.is_file()).ok_or_else(|| {
-        Failure::new(Exit::Configuration, format!("{PROGRAM} is neither beside this program nor on the PATH"))
-            .with_hint("build or install it, or name it with --daemon")
-    })
 }

@@ -84,6 +84,7 @@ impl Partition {
             tracing::info!(storage = %config.name, date = ?layout.date.map(|d| d.to_string()), records = unflushed,
                 took = ?begun.elapsed(), "recovered from the log");
         }
+        stats.note_torn(recovered.torn_count);
         let limits = SegmentLimits { max_bytes: config.max_wal_size, max_age: config.max_wal_age };
         let wal = Wal::new(
             Arc::clone(&shared.disk),

@@ -204,7 +204,10 @@ impl Partition {
                 self.watermarks.advance_durable();
                 results
             }
-            Err(error) => refuse_done(results, &refusal(&error)),
+            Err(error) => {
+                tracing::error!(storage = %self.config.name, %error, "a sync of the log failed");
+                refuse_done(results, &refusal(&error))
+            }
         }
     }
 

@@ -1,0 +1,119 @@
+//! What signals tell the daemon: to stop, to read its configuration again, to say how it is.
+//!
+//! Invariant: SIGHUP changes all that the new configuration says, or nothing of it. Log files are reopened whatever
+//! it says: whoever moved them counts on that.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::{Handle, Signals};
+use tokio::runtime;
+use tokio::sync::watch;
+
+use crate::config::{self, Overrides};
+use crate::logging::Logging;
+use crate::server::access::AccessTable;
+use crate::server::{self, Server};
+
+/// Takes the signals from now on; what comes before somebody listens is kept.
+///
+/// # Errors
+/// When the system does not allow it.
+pub fn watch() -> io::Result<Signals> {
+    Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])
+}
+
+/// What SIGHUP reads again, and what it changes.
+#[derive(Debug)]
+pub struct Reloaded {
+    /// Whose configuration it is.
+    pub server: Arc<Server>,
+    /// What the configuration was loaded with.
+    pub overrides: Overrides,
+    /// The log.
+    pub logging: Logging,
+}
+
+/// The thread that waits for signals.
+#[derive(Debug)]
+pub struct Listener {
+    handle: Handle,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Listener {
+    /// Begins to listen. `stop` is told once; `hurry` says that it was told twice. Must be called inside the
+    /// runtime.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn spawn(
+        mut signals: Signals,
+        stop: watch::Sender<bool>,
+        hurry: Arc<AtomicBool>,
+        reloaded: Reloaded,
+    ) -> io::Result<Self> {
+        let handle = signals.handle();
+        let runtime = runtime::Handle::current();
+        let listen = move || {
+            for signal in signals.forever() {
+                match signal {
+                    SIGTERM | SIGINT if *stop.borrow() => {
+                        tracing::info!("told to stop a second time: no export any more");
+                        hurry.store(true, Ordering::Relaxed);
+                    }
+                    SIGTERM | SIGINT => {
+                        tracing::info!("stopping");
+                        // The server holds a receiver, so somebody always hears it.
+                        let _ = stop.send(true);
+                    }
+                    SIGUSR1 => runtime.block_on(async { log_stats(&reloaded.server) }),
+                    _ => reloaded.reload(),
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("signals".to_owned()).spawn(listen)?;
+        Ok(Self { handle, thread })
+    }
+
+    /// Listens no longer.
+    pub fn close(self) {
+        self.handle.close();
+        let _ = self.thread.join();
+    }
+}
+
+impl Reloaded {
+    /// Reads the configuration again. Who may do what and the log's level change at once; everything else needs a
+    /// restart, and when it differs, nothing changes at all.
+    fn reload(&self) {
+        // First, so that what follows is told in the new file.
+        self.logging.reopen();
+        let new = match config::load(&self.overrides) {
+            Ok(new) => new,
+            Err(error) => {
+                tracing::error!(%error, "the configuration was read again and is wrong; the old one stays");
+                return;
+            }
+        };
+        let fixed = self.server.config.fixed_keys_changed(&new);
+        if fixed.is_empty() {
+            *self.server.access.write() = AccessTable::new(&new);
+            self.logging.set_level(new.daemon.log_level());
+            tracing::info!("the configuration was read again; access and log level are as it says now");
+        } else {
+            let keys = fixed.join(", ");
+            tracing::error!(%keys, "the configuration was read again, but these cannot change while running; the old one stays");
+        }
+    }
+}
+
+fn log_stats(server: &Server) {
+    let mut line = Vec::new();
+    fastpersist_protocol::reply::begin_ok(&mut line, None);
+    server::write_stats(server, &mut line);
+    fastpersist_protocol::reply::end(&mut line);
+    tracing::info!(stats = %String::from_utf8_lossy(&line).trim_end(), "asked by a signal");
+}
