@@ -20,12 +20,13 @@ use crate::config::{self, Config, Limits, Overrides, StorageConfig};
 use crate::dir_lock::{DirLock, LockError};
 use crate::disk::{self, RealDisk};
 use crate::duck::{DuckError, Engine, EngineSettings};
-use crate::server::Server;
 use crate::server::access::AccessTable;
 use crate::server::listener::{BindError, Socket};
+use crate::server::{Server, activation};
 use crate::stats::DaemonStats;
 use crate::storage::Storage;
 use crate::storage::partition::{FlushError, OpenError, Shared};
+use crate::systemd::{self, Notifier};
 use crate::wal::commit::InlineSlots;
 
 /// Threads of the runtime that are never blocked by a commit, so that readers always have one. On two
@@ -100,13 +101,15 @@ impl DaemonError {
 /// See [`DaemonError`]; [`DaemonError::exit_code`] says what the process should exit with.
 pub fn run(config: Config, overrides: Overrides, on_ready: impl FnOnce(&str)) -> Result<(), DaemonError> {
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(DaemonError::Start)?;
+    let handed_over = activation::take()?;
+    let notifier = Notifier::from_environment();
     let locks = lock(&config.storages)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(FILE_MODE_MASK));
     let runtime = runtime()?;
     let _inside = runtime.enter();
     let shared = shared(&config.limits, &locks)?;
-    let storages = recover(&config.storages, &shared)?;
-    let socket = Socket::bind(&config.daemon)?;
+    let storages = recover(&config.storages, &shared, notifier)?;
+    let socket = Socket::open(&config.daemon, handed_over)?;
     let (stop, stopping) = watch::channel(false);
     let server = Arc::new(Server {
         access: RwLock::new(AccessTable::new(&config)),
@@ -116,15 +119,18 @@ pub fn run(config: Config, overrides: Overrides, on_ready: impl FnOnce(&str)) ->
         config,
     });
     let hurry = Arc::new(AtomicBool::new(false));
-    let listener = Listener::spawn(signals, stop, Arc::clone(&hurry), Arc::clone(&server), overrides)?;
+    let listener =
+        Listener::spawn(signals, stop, Arc::clone(&hurry), Arc::clone(&server), overrides, notifier)?;
     on_ready(socket.name());
+    notifier.ready(&systemd::serving(&server));
+    runtime.spawn(notifier.attend(Arc::clone(&server)));
     runtime.block_on(async {
         let keeper = tokio::spawn(keep(Arc::clone(&server)));
         socket.serve(&server, stopping).await;
         keeper.abort();
     });
     shared.stopping.store(true, Ordering::Relaxed);
-    let ended = runtime.block_on(end(&server, &hurry));
+    let ended = runtime.block_on(end(&server, &hurry, notifier));
     listener.close();
     runtime.shutdown_timeout(Duration::from_secs(5));
     drop(locks);
@@ -178,10 +184,16 @@ fn shared(limits: &Limits, locks: &[DirLock]) -> Result<Arc<Shared>, DaemonError
     }))
 }
 
-fn recover(configs: &[StorageConfig], shared: &Arc<Shared>) -> Result<Vec<Arc<Storage>>, DaemonError> {
+fn recover(
+    configs: &[StorageConfig],
+    shared: &Arc<Shared>,
+    notifier: Notifier,
+) -> Result<Vec<Arc<Storage>>, DaemonError> {
+    let _more_time = notifier.more_time();
     let mut storages = Vec::new();
     for config in configs {
         let name = config.name.clone();
+        notifier.status(&format!("recovering {name}, {} of {} storages", storages.len() + 1, configs.len()));
         let storage = Storage::open(config.clone(), shared)
             .map_err(|source| DaemonError::Open { storage: name, source })?;
         storages.push(Arc::new(storage));
@@ -202,11 +214,12 @@ async fn keep(server: Arc<Server>) {
 }
 
 /// Exports, flushes and closes every storage; the first failure is answered when all are done.
-async fn end(server: &Server, hurry: &AtomicBool) -> Result<(), DaemonError> {
+async fn end(server: &Server, hurry: &AtomicBool, notifier: Notifier) -> Result<(), DaemonError> {
     let mut result = Ok(());
     for storage in &server.storages {
         let name = storage.config().name.clone();
         if storage.config().parquet_path.is_some() && !hurry.load(Ordering::Relaxed) {
+            notifier.status(&format!("stopping: exporting {name}"));
             let exported = match storage.parquet_root(None) {
                 Ok(root) => storage.export_touched(root).await.map(drop),
                 Err(error) => Err(error),
@@ -216,6 +229,7 @@ async fn end(server: &Server, hurry: &AtomicBool) -> Result<(), DaemonError> {
                 tracing::error!(storage = %name, %error, "the export on shutdown failed");
             }
         }
+        notifier.status(&format!("stopping: flushing {name}"));
         let closed = storage.close().await.map_err(|source| DaemonError::Flush { storage: name, source });
         if result.is_ok() {
             result = closed;
@@ -237,6 +251,7 @@ impl Listener {
         hurry: Arc<AtomicBool>,
         server: Arc<Server>,
         overrides: Overrides,
+        notifier: Notifier,
     ) -> Result<Self, DaemonError> {
         let handle = signals.handle();
         let runtime = Handle::current();
@@ -253,7 +268,11 @@ impl Listener {
                         let _ = stop.send(true);
                     }
                     SIGUSR1 => runtime.block_on(async { log_stats(&server) }),
-                    _ => reload(&server, &overrides),
+                    _ => {
+                        notifier.reloading();
+                        reload(&server, &overrides);
+                        notifier.ready(&systemd::serving(&server));
+                    }
                 }
             }
         };

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use fastpersistd::config::{self, Overrides};
+use fastpersistd::systemd::Notifier;
 use fastpersistd::{daemon, logging};
 
 // Records are many small allocations that live long. Chosen by its reputation for that; it was not compared
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
+            Notifier::from_environment().status(&format!("failed: {error}"));
             eprintln!("fastpersistd: {error}");
             ExitCode::from(error.exit_code())
         }

@@ -3,6 +3,7 @@
 //! In a ```sh block a line `# → text` is a line that the commands print, in this order; `…` in it is anything. In a
 //! transcript `> ` is sent and `< ` comes back, and the value `"…"` is anything. A line `// …` in Rust leaves some out.
 
+mod example_config;
 mod examples;
 mod page;
 mod pattern;

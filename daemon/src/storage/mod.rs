@@ -13,6 +13,7 @@ pub mod partition;
 pub mod record;
 pub mod rules;
 pub mod schema;
+pub mod vital;
 
 use std::sync::Arc;
 
