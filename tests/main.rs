@@ -51,6 +51,7 @@ mod found;
 mod kill_loop;
 mod recovery;
 mod shutdown;
+mod systemd;
 mod torn_tail;
 mod two_daemons;
 

@@ -201,7 +201,9 @@ mod tests {
             seen[1].fetch_add(1, Ordering::Relaxed);
             Duration::from_millis(seen[2].load(Ordering::Relaxed))
         };
-        let ask = move || drop(mine[0].fetch_add(1, Ordering::Relaxed));
+        let ask = move || {
+            mine[0].fetch_add(1, Ordering::Relaxed);
+        };
         let task = runtime.spawn(ask_while_working(Duration::from_millis(5), used, ask));
         let count = |index: usize| counts[index].load(Ordering::Relaxed);
         wait_until("it looks again and again", || count(1) >= 10);
