@@ -79,6 +79,18 @@ impl Manager {
         std::iter::from_fn(|| self.next(Duration::ZERO)).flatten().collect()
     }
 
+    /// Waits until nothing that begins like this has come for so long.
+    fn until_silent(&self, begin: &str, span: Duration) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut last = Instant::now();
+        while let Some(message) = self.next((last + span).saturating_duration_since(Instant::now())) {
+            assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain for silence");
+            if message.iter().any(|line| line.starts_with(begin)) {
+                last = Instant::now();
+            }
+        }
+    }
+
     /// For so long nothing comes that begins like this.
     fn never(&self, begin: &str, span: Duration) {
         let deadline = Instant::now() + span;
