@@ -49,6 +49,7 @@ mod configuration;
 mod damage;
 mod found;
 mod kill_loop;
+mod packages;
 mod recovery;
 mod shutdown;
 mod systemd;

@@ -1,9 +1,11 @@
 //! `fastpersistd`: arguments, logging, exit code. Everything else is in the library.
 
+mod generate;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser, Subcommand};
 use fastpersistd::config::{self, Overrides};
 use fastpersistd::systemd::Notifier;
 use fastpersistd::{daemon, logging};
@@ -15,6 +17,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A configuration, a lock or data that needs a person.
 const EXIT_CONFIG: u8 = 78;
+/// A file that cannot be written.
+const EXIT_IO: u8 = 74;
 
 /// One durable store that many processes on one host share.
 #[derive(Debug, Parser)]
@@ -35,10 +39,32 @@ struct Arguments {
     /// error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write the man page and completions, for packages
+    #[command(hide = true)]
+    GenerateDocs {
+        /// The directory; it gets `man` and `completions`
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Command::GenerateDocs { directory }) = arguments.command {
+        return match generate::generate(&Arguments::command(), &directory) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("fastpersistd: {}: {error}", directory.display());
+                ExitCode::from(EXIT_IO)
+            }
+        };
+    }
     let overrides = Overrides {
         config: arguments.config,
         base_dir: arguments.base_dir,
