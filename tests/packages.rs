@@ -68,7 +68,7 @@ fn package(into: &Path) -> Option<PathBuf> {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG_")) {
         build.env_remove(name);
     }
-    run(build.arg(into).env("FASTPERSIST_BIN_DIR", programs).env("CARGO_NET_OFFLINE", "true"));
+    run(build.arg(into).arg("--fast").env("FASTPERSIST_BIN_DIR", programs).env("CARGO_NET_OFFLINE", "true"));
     let made = fs::read_dir(into).unwrap().flatten().map(|entry| entry.path());
     let made: Vec<_> = made.filter(|path| path.extension().is_some_and(|e| e == "deb")).collect();
     assert_eq!(made.len(), 1, "{made:?}");

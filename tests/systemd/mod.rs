@@ -4,7 +4,7 @@
 
 mod activation;
 mod notify;
-mod units;
+pub(crate) mod units;
 mod watchdog;
 
 use std::{

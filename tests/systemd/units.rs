@@ -14,7 +14,9 @@ use serde_json::json;
 use super::config;
 use crate::harness::{PATIENCE, Site, binary, is_root, wait_for};
 
-const UNITS: [&str; 2] = ["fastpersistd.service", "fastpersistd.socket"];
+pub(crate) const SERVICE: &str = "fastpersistd.service";
+pub(crate) const SOCKET: &str = "fastpersistd.socket";
+const UNITS: [&str; 2] = [SERVICE, SOCKET];
 /// What `systemd-analyze security` may find at most, in tenths.
 const MAX_EXPOSURE: &str = "10";
 /// Where the units of systemd itself lie, by distribution.
@@ -66,27 +68,42 @@ fn root() -> Option<tempfile::TempDir> {
     Some(root)
 }
 
-#[test]
-fn they_verify() {
-    let Some(root) = root() else { return };
+/// What `systemd-analyze verify` has to say of the units with these drop-ins.
+fn complaints(drop_ins: &[(&str, &str)]) -> Option<String> {
+    let root = root()?;
+    for (unit, text) in drop_ins {
+        let dir = root.path().join("etc/systemd/system").join(format!("{unit}.d"));
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("override.conf"), text).unwrap();
+    }
     let at = format!("--root={}", root.path().display());
     // The man pages are not installed here; `packages` looks whether they are in the package.
     let arguments = ["verify", "--man=no", at.as_str()];
-    let verify = || systemd("systemd-analyze", &[&arguments[..], &UNITS[..]].concat());
-    let Some(output) = verify() else { return };
-    assert!(output.status.success() && text(&output).is_empty(), "{}", text(&output));
+    let output = systemd("systemd-analyze", &[&arguments[..], &UNITS[..]].concat())?;
+    let text = text(&output);
+    assert!(output.status.success() || !text.is_empty(), "it failed without a word");
+    Some(text)
+}
 
+/// The units must verify with these drop-ins, without a word.
+pub(crate) fn verify_with(drop_ins: &[(&str, &str)]) {
+    if let Some(text) = complaints(drop_ins) {
+        assert_eq!(text, "", "with {drop_ins:?}");
+    }
+}
+
+#[test]
+fn they_verify() {
+    verify_with(&[]);
     // A mistake would be seen: this is what makes the silence above worth something.
-    let unit = root.path().join("usr/lib/systemd/system").join(UNITS[0]);
-    let wrong = fs::read_to_string(&unit).unwrap().replace("Restart=on-failure", "Restart=sometimes");
-    fs::write(&unit, wrong).unwrap();
-    let output = verify().expect("it was there");
-    assert!(text(&output).contains("sometimes"), "{}", text(&output));
+    if let Some(text) = complaints(&[(SERVICE, "[Service]\nRestart=sometimes\n")]) {
+        assert!(text.contains("sometimes"), "{text}");
+    }
 }
 
 #[test]
 fn the_service_may_do_little() {
-    let unit = source(UNITS[0]);
+    let unit = source(SERVICE);
     let threshold = format!("--threshold={MAX_EXPOSURE}");
     let arguments = ["security", "--offline=true", "--no-pager", &threshold, unit.to_str().unwrap()];
     let Some(output) = systemd("systemd-analyze", &arguments) else { return };
@@ -99,7 +116,7 @@ fn the_service_may_do_little() {
 
 #[test]
 fn the_service_is_what_it_promises() {
-    let unit = fs::read_to_string(source(UNITS[0])).unwrap();
+    let unit = fs::read_to_string(source(SERVICE)).unwrap();
     for line in [
         "Type=notify",
         "ExecReload=/bin/kill -HUP $MAINPID",
@@ -115,7 +132,7 @@ fn the_service_is_what_it_promises() {
     assert!(unit.lines().any(|line| line.starts_with("WatchdogSec=")), "a watchdog");
     // In a user namespace every peer would be "nobody".
     assert!(!unit.lines().any(|line| line.starts_with("PrivateUsers=")), "no PrivateUsers=");
-    let socket = fs::read_to_string(source(UNITS[1])).unwrap();
+    let socket = fs::read_to_string(source(SOCKET)).unwrap();
     let listens = socket.lines().find_map(|line| line.strip_prefix("ListenStream=")).expect("a path");
     let example = fs::read_to_string(source("config.toml")).unwrap();
     assert!(example.contains(&format!("\nsocket = \"{listens}\"\n")), "{listens}");
@@ -166,7 +183,7 @@ fn calls_of(set: &str) -> Option<BTreeSet<String>> {
 
 /// What the service may call, by its `SystemCallFilter=` lines in their order.
 fn allowed() -> Option<BTreeSet<String>> {
-    let unit = fs::read_to_string(source(UNITS[0])).unwrap();
+    let unit = fs::read_to_string(source(SERVICE)).unwrap();
     let mut allowed = BTreeSet::new();
     for filter in unit.lines().filter_map(|line| line.strip_prefix("SystemCallFilter=")) {
         let (names, denied) = filter.strip_prefix('~').map_or((filter, false), |names| (names, true));
