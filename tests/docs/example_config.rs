@@ -33,7 +33,7 @@ fn example() -> BTreeMap<String, Vec<Setting>> {
     for line in read(EXAMPLE).lines() {
         let (text, commented) = line.strip_prefix("# ").map_or((line, false), |text| (text, true));
         if text.starts_with('[') && text.ends_with(']') {
-            table = text.trim_matches(['[', ']']).to_owned();
+            text.trim_matches(['[', ']']).clone_into(&mut table);
         } else if let Some((key, value)) = text.split_once(" = ")
             && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
         {

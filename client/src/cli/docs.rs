@@ -35,7 +35,7 @@ pub(crate) struct GenerateArgs {
 
 pub(crate) fn completions(args: &CompletionsArgs) -> Outcome {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut visible(Cli::command()), NAME, &mut script);
+    clap_complete::generate(args.shell, &mut visible(&Cli::command()), NAME, &mut script);
     io::Write::write_all(&mut io::stdout().lock(), &script).map_err(|error| Failure::output(&error))
 }
 
@@ -50,13 +50,13 @@ fn write(directory: &Path) -> io::Result<()> {
     fs::create_dir_all(&completions)?;
     clap_mangen::generate_to(Cli::command(), &man)?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        clap_complete::generate_to(shell, &mut visible(Cli::command()), NAME, &completions)?;
+        clap_complete::generate_to(shell, &mut visible(&Cli::command()), NAME, &completions)?;
     }
     Ok(())
 }
 
 /// The command without what is hidden: nobody is to be led there.
-fn visible(command: Command) -> Command {
+fn visible(command: &Command) -> Command {
     let bare = Command::new(NAME).args(command.get_arguments().cloned());
     bare.subcommands(command.get_subcommands().filter(|verb| !verb.is_hide_set()).cloned())
         .version(env!("CARGO_PKG_VERSION"))
