@@ -51,9 +51,11 @@ mod found;
 mod kill_loop;
 mod logs;
 mod metrics;
+mod packages;
 mod recovery;
 mod shutdown;
 mod signals;
+mod systemd;
 mod torn_tail;
 mod two_daemons;
 

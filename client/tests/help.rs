@@ -23,6 +23,7 @@ const VERBS: &[&str] = &[
     "load",
     "bench",
     "demo",
+    "completions",
 ];
 
 fn run(arguments: &[&str]) -> Output {
@@ -73,7 +74,9 @@ fn the_overview_names_every_verb() {
             "{verb}: {help}"
         );
     }
-    assert!(!help.contains("demo-writer"), "{help}");
+    for hidden in ["demo-writer", "generate-docs"] {
+        assert!(!help.contains(hidden), "{help}");
+    }
 }
 
 #[test]
@@ -137,6 +140,7 @@ fn usage_errors_are_2_and_reach_nobody() {
         &["load", "-", "--key", "{a"],
         &["load", "-", "--batch-size", "0"],
         &["bench", "--model", "graph"],
+        &["completions", "abacus"],
     ];
     for arguments in wrong {
         let output = run(arguments);

@@ -21,13 +21,14 @@ use crate::duck::{DuckError, Engine, EngineSettings};
 use crate::logging::Logging;
 use crate::metrics::{Endpoint, ListenError};
 use crate::schedule::Scheduler;
-use crate::server::Server;
 use crate::server::access::AccessTable;
 use crate::server::listener::{BindError, Socket};
+use crate::server::{Server, activation};
 use crate::signals::{self, Listener};
 use crate::stats::DaemonStats;
 use crate::storage::Storage;
 use crate::storage::partition::{FlushError, OpenError, Shared};
+use crate::systemd::{self, Notifier};
 use crate::wal::commit::InlineSlots;
 
 /// Threads of the runtime that are never blocked by a commit, so that readers always have one. On two
@@ -108,13 +109,15 @@ pub fn run(
     on_ready: impl FnOnce(&str),
 ) -> Result<(), DaemonError> {
     let signals = signals::watch().map_err(DaemonError::Start)?;
+    let handed_over = activation::take()?;
+    let notifier = Notifier::from_environment();
     let locks = lock(&config.storages)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(FILE_MODE_MASK));
     let runtime = runtime()?;
     let _inside = runtime.enter();
     let shared = shared(&config.limits, &locks)?;
-    let storages = recover(&config.storages, &shared)?;
-    let socket = Socket::bind(&config.daemon)?;
+    let storages = recover(&config.storages, &shared, notifier)?;
+    let socket = Socket::open(&config.daemon, handed_over)?;
     let endpoint = Endpoint::bind(&config.metrics, &shared.disk)?;
     let (stop, stopping) = watch::channel(false);
     let server = Arc::new(Server {
@@ -125,18 +128,20 @@ pub fn run(
         config,
     });
     let hurry = Arc::new(AtomicBool::new(false));
-    let reloaded = signals::Reloaded { server: Arc::clone(&server), overrides, logging };
+    let reloaded = signals::Reloaded { server: Arc::clone(&server), overrides, logging, notifier };
     let listener =
         Listener::spawn(signals, stop, Arc::clone(&hurry), reloaded).map_err(DaemonError::Start)?;
     let publisher = endpoint.publish(&server);
     on_ready(socket.name());
+    notifier.ready(&systemd::serving(&server));
+    runtime.spawn(notifier.attend(Arc::clone(&server)));
     runtime.block_on(async {
         server.storages.iter().for_each(Storage::start_jobs);
         socket.serve(&server, stopping).await;
         shared.stopping.store(true, Ordering::Relaxed);
         shared.scheduler.stop().await;
     });
-    let ended = runtime.block_on(end(&server, &hurry));
+    let ended = runtime.block_on(end(&server, &hurry, notifier));
     runtime.block_on(publisher.end());
     listener.close();
     runtime.shutdown_timeout(Duration::from_secs(5));
@@ -193,10 +198,16 @@ fn shared(limits: &Limits, locks: &[DirLock]) -> Result<Arc<Shared>, DaemonError
     }))
 }
 
-fn recover(configs: &[StorageConfig], shared: &Arc<Shared>) -> Result<Vec<Arc<Storage>>, DaemonError> {
+fn recover(
+    configs: &[StorageConfig],
+    shared: &Arc<Shared>,
+    notifier: Notifier,
+) -> Result<Vec<Arc<Storage>>, DaemonError> {
+    let _more_time = notifier.more_time();
     let mut storages = Vec::new();
     for config in configs {
         let name = config.name.clone();
+        notifier.status(&format!("recovering {name}, {} of {} storages", storages.len() + 1, configs.len()));
         let storage = Storage::open(config.clone(), shared)
             .map_err(|source| DaemonError::Open { storage: name, source })?;
         storages.push(Arc::new(storage));
@@ -206,11 +217,12 @@ fn recover(configs: &[StorageConfig], shared: &Arc<Shared>) -> Result<Vec<Arc<St
 }
 
 /// Exports, flushes and closes every storage; the first failure is answered when all are done.
-async fn end(server: &Server, hurry: &AtomicBool) -> Result<(), DaemonError> {
+async fn end(server: &Server, hurry: &AtomicBool, notifier: Notifier) -> Result<(), DaemonError> {
     let mut result = Ok(());
     for storage in &server.storages {
         let name = storage.config().name.clone();
         if storage.config().parquet_path.is_some() && !hurry.load(Ordering::Relaxed) {
+            notifier.status(&format!("stopping: exporting {name}"));
             let exported = match storage.parquet_root(None) {
                 Ok(root) => storage.export_touched(root).await.map(drop),
                 Err(error) => Err(error),
@@ -220,6 +232,7 @@ async fn end(server: &Server, hurry: &AtomicBool) -> Result<(), DaemonError> {
                 tracing::error!(storage = %name, %error, "the export on shutdown failed");
             }
         }
+        notifier.status(&format!("stopping: flushing {name}"));
         let closed = storage.close().await.map_err(|source| DaemonError::Flush { storage: name, source });
         if result.is_ok() {
             result = closed;

@@ -11,6 +11,7 @@
 //! | [`wal`] | makes it durable, together with whatever else comes at that moment |
 //! | [`duck`] | brings it into DuckDB; the only room that speaks SQL |
 //! | [`export`] | writes it as Parquet |
+//! | [`systemd`] | tells the service manager how the daemon is |
 //! | [`schedule`], [`clock`] | what happens by itself, and by which clock |
 //! | [`disk`] | every file operation on which durability rests |
 //! | [`dir_lock`], [`latch`], [`stats`] | one daemon per directory; failures that stay; figures |
@@ -35,4 +36,6 @@ pub mod server;
 pub mod signals;
 pub mod stats;
 pub mod storage;
+pub mod systemd;
+pub mod underway;
 pub mod wal;

@@ -1,12 +1,15 @@
 //! `fastpersistd`: arguments, logging, exit code. Everything else is in the library.
 
+mod generate;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser, Subcommand};
 use fastpersistd::config::{self, Overrides};
 use fastpersistd::daemon;
 use fastpersistd::logging::Logging;
+use fastpersistd::systemd::Notifier;
 
 // Records are many small allocations that live long. Chosen by its reputation for that; it was not compared
 // with the system's allocator here.
@@ -15,6 +18,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A configuration, a lock or data that needs a person.
 const EXIT_CONFIG: u8 = 78;
+/// A file that cannot be written.
+const EXIT_IO: u8 = 74;
 
 /// One durable store that many processes on one host share.
 #[derive(Debug, Parser)]
@@ -35,10 +40,32 @@ struct Arguments {
     /// error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write the man page and completions, for packages
+    #[command(hide = true)]
+    GenerateDocs {
+        /// The directory; it gets `man` and `completions`
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Command::GenerateDocs { directory }) = arguments.command {
+        return match generate::generate(&Arguments::command(), &directory) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("fastpersistd: {}: {error}", directory.display());
+                ExitCode::from(EXIT_IO)
+            }
+        };
+    }
     let overrides = Overrides {
         config: arguments.config,
         base_dir: arguments.base_dir,
@@ -76,6 +103,7 @@ fn main() -> ExitCode {
                 // Whoever started it looks here; without a log file the line before is here already.
                 eprintln!("fastpersistd: {error}");
             }
+            Notifier::from_environment().status(&format!("failed: {error}"));
             ExitCode::from(error.exit_code())
         }
     }

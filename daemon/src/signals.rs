@@ -16,6 +16,7 @@ use crate::config::{self, Overrides};
 use crate::logging::Logging;
 use crate::server::access::AccessTable;
 use crate::server::{self, Server};
+use crate::systemd::{self, Notifier};
 
 /// Takes the signals from now on; what comes before somebody listens is kept.
 ///
@@ -34,6 +35,8 @@ pub struct Reloaded {
     pub overrides: Overrides,
     /// The log.
     pub logging: Logging,
+    /// The service manager, which is told when it begins and when it is over.
+    pub notifier: Notifier,
 }
 
 /// The thread that waits for signals.
@@ -70,7 +73,11 @@ impl Listener {
                         let _ = stop.send(true);
                     }
                     SIGUSR1 => runtime.block_on(async { log_stats(&reloaded.server) }),
-                    _ => reloaded.reload(),
+                    _ => {
+                        reloaded.notifier.reloading();
+                        reloaded.reload();
+                        reloaded.notifier.ready(&systemd::serving(&reloaded.server));
+                    }
                 }
             }
         };

@@ -3,9 +3,11 @@
 //! In a ```sh block a line `# → text` is a line that the commands print, in this order; `…` in it is anything. In a
 //! transcript `> ` is sent and `< ` comes back, and the value `"…"` is anything. A line `// …` in Rust leaves some out.
 
+mod example_config;
 mod examples;
 mod page;
 mod pattern;
+mod service;
 mod shell;
 mod start;
 mod tables;
@@ -24,10 +26,11 @@ const PROTOCOL: &str = "protocol/PROTOCOL.md";
 const DESIGN: &str = "daemon/DESIGN.md";
 const BENCH: &str = "bench/README.md";
 const TESTS: &str = "tests/README.md";
-const PAGES: [&str; 5] = [README, PROTOCOL, DESIGN, BENCH, TESTS];
+const SERVICE: &str = "systemd/README.md";
+const PAGES: [&str; 6] = [README, PROTOCOL, DESIGN, BENCH, TESTS, SERVICE];
 
 /// What runs the blocks of a kind, wherever one stands that is not in `BY_HAND`.
-const RUN: [(&str, &str, &str); 7] = [
+const RUN: [(&str, &str, &str); 9] = [
     (README, "sh", "shell"),
     (README, "rust", "examples"),
     (README, "toml", "tables"),
@@ -35,16 +38,19 @@ const RUN: [(&str, &str, &str); 7] = [
     (DESIGN, "json", "wal_line"),
     (BENCH, INDENTED, "bench_commands_exist"),
     (TESTS, "sh", "cargo_commands_name_what_is_there"),
+    (SERVICE, "sh", "service"),
+    (SERVICE, "ini", "service"),
 ];
 
 /// Blocks that are not simply run: page, how the block begins, and why.
-const BY_HAND: [(&str, &str, &str); 8] = [
+const BY_HAND: [(&str, &str, &str); 9] = [
     (README, "  shell      Rust", "a picture"),
     (README, "cargo run ", "takes 25 minutes at first; checked by name, and `start` starts the same program"),
     (README, "cargo test ", "is what runs this; checked by name"),
     (README, "fastpersistd 0.1.0 listens on ", "`start` compares it with what is printed"),
     (README, "fastpersist demo", "`start` runs it, with a bound"),
     (README, "check           842 stored", "`start` compares it with what the demo prints"),
+    (SERVICE, "systemd-sysusers ", "needs a systemd that runs; the package's scripts do the same"),
     (DESIGN, " client  client  client", "a picture"),
     (DESIGN, "BASE/fastpersistd.lock", "names of files; disk_layout, segments and torn_tail find them"),
 ];

@@ -10,7 +10,7 @@ const DEFAULTS: &str = "daemon/src/config/check.rs";
 const CODES: &str = "protocol/src/error.rs";
 
 /// The default that the source has for a key: the next argument behind `raw.KEY`, or the next text.
-fn default_of(key: &str) -> String {
+pub(super) fn default_of(key: &str) -> String {
     let source = read(DEFAULTS);
     let source = source.split_whitespace().collect::<Vec<_>>().join(" ");
     let field = format!("raw.{key}");

@@ -115,13 +115,18 @@ impl Site {
     }
 
     /// Starts the daemon without waiting for anything.
-    pub(crate) fn spawn(&self, mut command: Command, socket: &str) -> Daemon {
+    pub(crate) fn spawn(&self, command: Command, socket: &str) -> Daemon {
+        self.spawn_with(command, Stdio::null(), socket)
+    }
+
+    /// As `spawn`, with a standard input.
+    pub(crate) fn spawn_with(&self, mut command: Command, stdin: Stdio, socket: &str) -> Daemon {
         let stdout = self.path("stdout.log");
         let stderr = self.path("stderr.log");
         let append = |path: &Path| -> File {
             OpenOptions::new().create(true).append(true).open(path).expect("open a log of the daemon")
         };
-        let child = command.stdin(Stdio::null()).stdout(append(&stdout)).stderr(append(&stderr)).spawn();
+        let child = command.stdin(stdin).stdout(append(&stdout)).stderr(append(&stderr)).spawn();
         Daemon { child: child.expect("start fastpersistd"), socket: socket.to_owned(), stdout, stderr }
     }
 
@@ -141,10 +146,15 @@ pub(crate) fn bare_command(dir: &Path) -> Command {
 }
 
 /// Runs a daemon that must end by itself, and gives what it left.
-pub(crate) fn run_to_exit(mut command: Command) -> Exit {
+pub(crate) fn run_to_exit(command: Command) -> Exit {
+    run_to_exit_with(command, Stdio::null())
+}
+
+/// As `run_to_exit`, with a standard input.
+pub(crate) fn run_to_exit_with(mut command: Command, stdin: Stdio) -> Exit {
     let logs = tempfile::tempdir().expect("a temporary directory");
     let (stdout, stderr) = (logs.path().join("stdout"), logs.path().join("stderr"));
-    command.stdin(Stdio::null());
+    command.stdin(stdin);
     command.stdout(File::create(&stdout).expect("a file for stdout"));
     command.stderr(File::create(&stderr).expect("a file for stderr"));
     let mut child = command.spawn().expect("start the program");

@@ -16,7 +16,7 @@ use std::{
 };
 
 pub(crate) use config::Config;
-pub(crate) use daemon::{Daemon, Exit, Site, bare_command, run_to_exit};
+pub(crate) use daemon::{Daemon, Exit, Site, bare_command, run_to_exit, run_to_exit_with};
 pub(crate) use random::Random;
 pub(crate) use socket::{Conn, is_stamp, joined, raw};
 

@@ -1,12 +1,13 @@
 //! The command line: arguments in, one verb run, an exit code out.
 //!
-//! Each group of verbs has a file: `write`, `read`, `admin`, `stats`, `load`, `bench`, `demo`; what the daemon's
+//! Each group of verbs has a file: `write`, `read`, `admin`, `stats`, `load`, `bench`, `demo`, `docs`; what the daemon's
 //! program does is in `forward`. They share the way
 //! to the daemon (here), the way out (`output`) and the way to fail (`failure`).
 
 mod admin;
 mod bench;
 mod demo;
+mod docs;
 mod failure;
 mod forward;
 mod load;
@@ -106,8 +107,13 @@ enum Verb {
     Bench(bench::BenchArgs),
     /// A tour on real data: three writers, one store, and a kill -9 in the middle.
     Demo(demo::DemoArgs),
+    /// Print the completions for a shell.
+    Completions(docs::CompletionsArgs),
     #[command(hide = true)]
     DemoWriter(demo::WriterArgs),
+    /// Write man pages and completions, for packages.
+    #[command(hide = true)]
+    GenerateDocs(docs::GenerateArgs),
 }
 
 /// Runs the verb that the arguments name.
@@ -140,7 +146,9 @@ fn run(cli: &Cli) -> Outcome {
         Verb::Load(args) => load::load(global, args, &mut out),
         Verb::Bench(args) => bench::bench(global, args, &mut out),
         Verb::Demo(args) => demo::demo(global.json, args, &mut out),
+        Verb::Completions(args) => docs::completions(args),
         Verb::DemoWriter(args) => demo::write(global, args),
+        Verb::GenerateDocs(args) => docs::generate(args),
     }?;
     out.finish()
 }

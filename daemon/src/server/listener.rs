@@ -4,7 +4,9 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,6 +19,7 @@ use interprocess::local_socket::traits::tokio::Listener as _;
 use interprocess::local_socket::{
     GenericFilePath, GenericNamespaced, ListenerOptions, Name, ToFsName as _, ToNsName as _,
 };
+use interprocess::os::unix::uds_local_socket::tokio::Listener as UnixSocketListener;
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
@@ -25,6 +28,7 @@ use tokio::task::JoinSet;
 
 use super::Server;
 use super::access::Peer;
+use super::activation;
 use super::connection::Connection;
 use crate::config::DaemonConfig;
 
@@ -43,6 +47,14 @@ pub enum BindError {
         /// The path.
         socket: String,
     },
+    /// What the service manager handed over is of no use.
+    #[error(
+        "the service manager handed over {reason}; mend the .socket unit, or start the daemon without one"
+    )]
+    HandedOver {
+        /// What it was.
+        reason: String,
+    },
     /// The system says no.
     #[error("cannot listen on {socket}: {source}")]
     Io {
@@ -53,20 +65,42 @@ pub enum BindError {
     },
 }
 
-/// A bound socket.
+/// A socket that listens, bound here or handed over.
 #[derive(Debug)]
 pub struct Socket {
     listener: Listener,
+    /// Its file, where that is ours to remove.
     path: Option<PathBuf>,
     name: String,
 }
 
 impl Socket {
+    /// Listens on the socket that was handed over, else on the configured one, which is bound; must run inside the
+    /// runtime.
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    pub fn open(config: &DaemonConfig, handed_over: Option<UnixListener>) -> Result<Self, BindError> {
+        handed_over.map_or_else(|| Self::bind(config), |listener| Self::adopt(listener, &config.socket))
+    }
+
+    /// The socket that was handed over wins: whoever handed it over has told clients about it.
+    fn adopt(listener: UnixListener, configured: &str) -> Result<Self, BindError> {
+        let name = activation::name_of(&listener);
+        if name != configured {
+            tracing::info!(socket = %name, configured, "daemon.socket is not used: the service manager handed over another socket");
+        }
+        match UnixSocketListener::try_from(OwnedFd::from(listener)) {
+            Ok(listener) => Ok(Self { listener: Listener::UdSocket(listener), path: None, name }),
+            Err(source) => Err(BindError::Io { socket: name, source }),
+        }
+    }
+
     /// Binds the configured socket; must run inside the runtime.
     ///
     /// # Errors
     /// See [`BindError`].
-    pub fn bind(config: &DaemonConfig) -> Result<Self, BindError> {
+    fn bind(config: &DaemonConfig) -> Result<Self, BindError> {
         let socket = config.socket.clone();
         let io_error = |source| BindError::Io { socket: config.socket.clone(), source };
         if let Some(abstract_name) = socket.strip_prefix('@') {
@@ -100,7 +134,7 @@ impl Socket {
         Ok(Self { listener, path: Some(path), name: socket })
     }
 
-    /// The socket as it was configured.
+    /// The socket as a configuration names it.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -1,12 +1,13 @@
 //! The daemon's edge: the only room that knows sockets, JSON lines and error codes.
 //!
-//! A connection is accepted ([`listener`]), gets its role ([`access`]), and from then on is one task that
+//! A connection is accepted ([`listener`], on a socket that may come from [`activation`]), gets its role ([`access`]), and from then on is one task that
 //! reads lines and writes answers ([`connection`]); [`dispatch`] is the one match over the requests.
 //!
 //! Invariant: a client can slow down itself, never another client and never the flush. Whatever a
 //! client can make grow is bounded by a name in [`crate::config::Limits`].
 
 pub mod access;
+pub mod activation;
 mod answers;
 mod backups;
 pub mod connection;

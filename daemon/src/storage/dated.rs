@@ -251,6 +251,11 @@ impl Dated {
         self.partition(date).await.map(Some)
     }
 
+    /// Why the storage takes no writes; `None` while it does.
+    pub fn read_only_reason(&self) -> Option<&str> {
+        self.latch.reason()
+    }
+
     /// The partitions that are open now.
     pub fn open_partitions(&self) -> Vec<Arc<Partition>> {
         self.open.lock().values().cloned().collect()

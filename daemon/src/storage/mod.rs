@@ -14,6 +14,7 @@ pub mod partition;
 pub mod record;
 pub mod rules;
 pub mod schema;
+pub mod vital;
 #[cfg(test)]
 mod week;
 

@@ -26,6 +26,7 @@ use fastpersist_protocol::time::Date;
 use crate::clock::Clock;
 use crate::disk::{self, Disk};
 use crate::latch::Latch;
+use crate::underway::Underway;
 use segment::{Active, AppendError, ReadySpare, Sealed, Space, Spare};
 
 /// How long to wait before the next try to reserve space on a full disk.
@@ -89,6 +90,8 @@ pub struct Wal {
     /// The directory of the newest segment and the highest number used there.
     newest: Option<(PathBuf, u64)>,
     synced: bool,
+    /// The fdatasync that is under way.
+    syncing: Arc<Underway>,
     /// Set while space for another segment cannot be had.
     full_since: Option<Instant>,
 }
@@ -116,8 +119,14 @@ impl Wal {
             sealed: sealed.into(),
             newest: None,
             synced: true,
+            syncing: Arc::default(),
             full_since: None,
         }
+    }
+
+    /// The mark of the fdatasync that is under way, for whoever must not wait for the log's lock.
+    pub fn syncing(&self) -> Arc<Underway> {
+        Arc::clone(&self.syncing)
     }
 
     /// Whether there is room for stores. Deletions may still use what is left of the segment.
@@ -179,6 +188,7 @@ impl Wal {
         }
         // A second fdatasync after a failed one would report success for bytes that are gone.
         self.check_latch()?;
+        let _syncing = self.syncing.begin();
         if let Some(active) = &mut self.active
             && let Err(error) = active.sync()
         {

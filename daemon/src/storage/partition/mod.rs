@@ -35,6 +35,7 @@ use crate::duck::{Engine, Files, Reader, Store};
 use crate::latch::Latch;
 use crate::schedule::{self, Scheduler};
 use crate::stats::StorageStats;
+use crate::underway::Underway;
 use crate::wal::commit::{InlineSlots, Queue};
 use crate::wal::watermarks::Watermarks;
 use crate::wal::{Place, Wal, WalGauges};
@@ -71,6 +72,9 @@ pub struct Partition {
     wal: Mutex<Wal>,
     /// The group that is being committed: kept, so that its buffers are.
     buffers: Mutex<write::Buffers>,
+    /// The group that is being committed, and the fdatasync that is under way: for the watchdog.
+    committing: Underway,
+    syncing: Arc<Underway>,
     latch: Arc<Latch>,
     memtable: RwLock<Memtable>,
     watermarks: Watermarks,
@@ -124,6 +128,11 @@ impl Partition {
     /// Why the partition takes no writes; `None` while it does.
     pub fn read_only_reason(&self) -> Option<&str> {
         self.latch.reason()
+    }
+
+    /// For how long the commit or the sync that is under way has been so; `None` while there is none.
+    pub fn committing_for(&self) -> Option<Duration> {
+        self.committing.elapsed().max(self.syncing.elapsed())
     }
 
     /// What `stats` tells of the partition.

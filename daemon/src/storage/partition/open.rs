@@ -14,6 +14,7 @@ use crate::duck::{DuckError, Store};
 use crate::latch::Latch;
 use crate::stats::StorageStats;
 use crate::storage::memtable::Memtable;
+use crate::underway::Underway;
 use crate::wal::commit::Queue;
 use crate::wal::recover::{self, RecoverError, Recovered};
 use crate::wal::watermarks::Watermarks;
@@ -102,6 +103,8 @@ impl Partition {
             stats,
             files: layout.files,
             queue: Queue::default(),
+            committing: Underway::default(),
+            syncing: wal.syncing(),
             wal: Mutex::new(wal),
             buffers: Mutex::default(),
             latch,

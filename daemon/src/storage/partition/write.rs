@@ -127,6 +127,8 @@ impl Partition {
     }
 
     async fn commit_without_starving(self: &Arc<Self>) {
+        // From here on, so that a group which waits in vain for a thread counts too.
+        let _committing = self.committing.begin();
         if let Some(_slot) = self.shared.inline_slots.take() {
             self.commit_guarded();
             return;
