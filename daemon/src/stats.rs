@@ -88,6 +88,7 @@ pub struct StorageStats {
     flushed_rows: AtomicU64,
     last_flush: Mutex<Option<Outcome>>,
     last_export: Mutex<Option<Outcome>>,
+    last_backup: Mutex<Option<Outcome>>,
 }
 
 impl StorageStats {
@@ -117,6 +118,16 @@ impl StorageStats {
     /// An export ended.
     pub fn note_export(&self, took: Duration, result: Result<u64, String>) {
         *self.last_export.lock() = Some(Outcome { at: Timestamp::now(), took, result });
+    }
+
+    /// A backup ended.
+    pub fn note_backup(&self, took: Duration, result: Result<u64, String>) {
+        *self.last_backup.lock() = Some(Outcome { at: Timestamp::now(), took, result });
+    }
+
+    /// How the last backup ended.
+    pub fn last_backup(&self) -> Option<Outcome> {
+        self.last_backup.lock().clone()
     }
 
     /// Commit groups and the records in them.

@@ -244,7 +244,7 @@ pub fn find(disk: &dyn Disk, directory: &Path) -> Result<Option<Found>, Manifest
     Ok(None)
 }
 
-/// Every backup of a storage but those that were removed, by name. A manifest that cannot be read is logged
+/// Every backup of a storage by name, those that were removed too. A manifest that cannot be read is logged
 /// and passed over.
 ///
 /// # Errors
@@ -256,7 +256,7 @@ pub fn list(disk: &dyn Disk, base_dir: &Path) -> Result<Vec<Found>, ManifestErro
             continue;
         }
         match find(disk, &base_dir.join(&name)) {
-            Ok(one) => found.extend(one.filter(|one| one.state != State::Removed)),
+            Ok(one) => found.extend(one),
             Err(error) => tracing::warn!(%error, "a backup's manifest cannot be used"),
         }
     }

@@ -8,6 +8,7 @@
 //! repeated flush repeats nothing; no table has a key or an index, one row per address is kept by
 //! [`Store::flush`] alone; `data` is never parsed or re-formatted on its way in or out.
 
+mod backup;
 mod engine;
 mod error;
 mod flush;
@@ -20,6 +21,9 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub use backup::{
+    Contents, Newest, Snapshot, duckdb_version, read_contents, table_names, truncate_collection,
+};
 pub use engine::{Engine, EngineSettings};
 pub use error::DuckError;
 pub use flush::{FlushBatch, FlushOutcome, FlushRow, FlushRows, FlushWrite, Present};

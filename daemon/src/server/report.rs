@@ -89,6 +89,7 @@ fn storage_stats(storage: &Storage, out: &mut Vec<u8>) {
     latency(out, "request_latency", stats.requests.figures());
     outcome(out, "last_flush", stats.last_flush());
     outcome(out, "last_export", stats.last_export());
+    outcome(out, "last_backup", stats.last_backup());
     field(out, "read_only");
     let reason = storage.open_partitions().iter().find_map(|p| p.read_only_reason().map(str::to_owned));
     json::write_opt_string(out, reason.as_deref());

@@ -319,17 +319,17 @@ impl Wal {
     }
 
     /// How many sealed segments [`remove_old`](Self::remove_old) would remove.
-    pub fn count_removable(&mut self, checkpointed_seq: u64, retain: Duration) -> usize {
-        horizon::removable(self.sealed.make_contiguous(), checkpointed_seq, retain, SystemTime::now())
+    pub fn count_removable(&mut self, unneeded_seq: u64, retain: Duration) -> usize {
+        horizon::removable(self.sealed.make_contiguous(), unneeded_seq, retain, SystemTime::now())
     }
 
     /// Deletes the segments that [`horizon`] lets go; answers how many.
     ///
     /// # Errors
     /// When a file cannot be removed; it stays in the list and is tried again the next time.
-    pub fn remove_old(&mut self, checkpointed_seq: u64, retain: Duration) -> io::Result<usize> {
+    pub fn remove_old(&mut self, unneeded_seq: u64, retain: Duration) -> io::Result<usize> {
         let segments = self.sealed.make_contiguous();
-        let count = horizon::removable(segments, checkpointed_seq, retain, SystemTime::now());
+        let count = horizon::removable(segments, unneeded_seq, retain, SystemTime::now());
         for _ in 0..count {
             let Some(segment) = self.sealed.front() else { break };
             match self.disk.remove(&segment.path) {

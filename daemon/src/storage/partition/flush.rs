@@ -266,7 +266,9 @@ impl Partition {
         if self.suspect.load(Ordering::Relaxed) {
             return;
         }
-        let removable = |seq| self.wal.lock().count_removable(seq, self.config.wal_retain);
+        let backed_up = self.backed_up.bound();
+        let removable =
+            |seq: u64| self.wal.lock().count_removable(seq.min(backed_up), self.config.wal_retain);
         let checkpointed = self.checkpointed_seq.load(Ordering::Acquire);
         if removable(flushed) > removable(checkpointed)
             && let Some(store) = self.store()
@@ -274,8 +276,7 @@ impl Partition {
             let _turn = self.flush_turn.lock();
             self.checkpoint(&store, self.watermarks.flushed());
         }
-        let checkpointed = self.checkpointed_seq.load(Ordering::Acquire);
-        let removed = self.wal.lock().remove_old(checkpointed, self.config.wal_retain);
+        let removed = self.wal.lock().remove_old(self.unneeded_seq(), self.config.wal_retain);
         if let Err(error) = removed {
             tracing::warn!(storage = %self.config.name, %error, "an old WAL segment could not be removed");
         }
@@ -303,7 +304,7 @@ impl Partition {
             wal.close()?;
             self.watermarks.advance_durable();
         }
-        let removed = wal.remove_old(self.checkpointed_seq.load(Ordering::Acquire), self.config.wal_retain);
+        let removed = wal.remove_old(self.unneeded_seq(), self.config.wal_retain);
         if let Err(error) = removed {
             tracing::warn!(storage = %self.config.name, %error, "an old WAL segment could not be removed");
         }
