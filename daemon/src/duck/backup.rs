@@ -18,7 +18,7 @@ use super::error::DuckError;
 use super::schema::{self, Kind, Table, quote_name};
 use super::stage::expect;
 use super::store::{Shared, Store};
-use crate::storage::schema::{Model, Schema};
+use crate::storage::schema::Schema;
 
 /// What a table holds, in figures that two copies of it share.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,14 +209,6 @@ pub fn read_contents(engine: &Arc<Engine>, table_name: &str, file: &Path) -> Res
     contents(&conn, &table, &columns)
 }
 
-/// The tables of a model, in the order of [`Files::paths`](super::Files::paths).
-pub fn table_names(model: Model) -> Vec<&'static str> {
-    match model {
-        Model::Dated => vec![Kind::Storage.name()],
-        Model::Collection => vec![Kind::History.name(), Kind::Latest.name()],
-    }
-}
-
 /// DuckDB's own version, such as `v1.5.6`.
 ///
 /// # Errors
@@ -238,6 +230,43 @@ fn contents(conn: &Connection, table: &Table, columns: &[(String, String)]) -> R
         .query_row(&sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
         .map_err(table.failed("reading every row"))?;
     Ok(Contents { table: table.kind.name(), rows, checksum, flushed_seq: table.read_flushed_seq(conn)? })
+}
+
+/// Where a history is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HistoryCut {
+    /// Behind this record.
+    Seq(u64),
+    /// Before the first record that was written later than this.
+    At(Timestamp),
+}
+
+/// The last record before the cut in a copy of a history, and when it was written. The file is only read.
+///
+/// # Errors
+/// [`DuckError::Open`] and [`DuckError::Sql`].
+pub fn look_back(
+    engine: &Arc<Engine>,
+    history: &Path,
+    cut: HistoryCut,
+) -> Result<(u64, Option<Timestamp>), DuckError> {
+    let copy = Copy::open(engine, history)?;
+    let conn = engine.connect()?;
+    let table = Table::at(Kind::History, copy.file.clone(), copy.alias.clone());
+    let failed = || table.failed("looking for a moment in the history");
+    let first_beyond = match cut {
+        HistoryCut::Seq(seq) => Some(seq.saturating_add(1)),
+        HistoryCut::At(at) => {
+            let sql = format!("SELECT min(seq) FROM {} WHERE epoch_us(updated_at) > ?", table.sql());
+            conn.query_row(&sql, [at.as_micros()], |row| row.get(0)).map_err(failed())?
+        }
+    };
+    let sql =
+        format!("SELECT max(seq), max_by(epoch_us(updated_at), seq) FROM {} WHERE seq < ?", table.sql());
+    let (seq, micros): (Option<u64>, Option<i64>) = conn
+        .query_row(&sql, [first_beyond.unwrap_or(u64::MAX)], |row| Ok((row.get(0)?, row.get(1)?)))
+        .map_err(failed())?;
+    Ok((seq.unwrap_or(0), micros.and_then(Timestamp::from_micros)))
 }
 
 /// Cuts a collection's history, in a copy that nobody else has open, back to `seq`, and makes the latest values

@@ -22,7 +22,7 @@ mod store;
 mod tests;
 
 pub use backup::{
-    Contents, Newest, Snapshot, duckdb_version, read_contents, table_names, truncate_collection,
+    Contents, HistoryCut, Newest, Snapshot, duckdb_version, look_back, read_contents, truncate_collection,
 };
 pub use engine::{Engine, EngineSettings};
 pub use error::DuckError;

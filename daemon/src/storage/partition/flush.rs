@@ -56,6 +56,14 @@ pub enum FlushError {
     },
 }
 
+/// What was taken from memory, as DuckDB's part takes it.
+pub(crate) fn flush_rows(unflushed: &Unflushed) -> FlushRows {
+    match unflushed {
+        Unflushed::Latest(rows) => FlushRows::Latest(rows.iter().map(flush_row).collect()),
+        Unflushed::History(writes) => FlushRows::History(writes.iter().map(flush_write).collect()),
+    }
+}
+
 fn flush_row(row: &DirtyRow) -> FlushRow {
     FlushRow {
         record: row.record.clone(),
@@ -191,11 +199,7 @@ impl Partition {
         self.sync_wal()?;
         self.check_room()?;
         let store = self.open_store()?;
-        let rows = match unflushed {
-            Unflushed::Latest(rows) => FlushRows::Latest(rows.iter().map(flush_row).collect()),
-            Unflushed::History(writes) => FlushRows::History(writes.iter().map(flush_write).collect()),
-        };
-        let outcome = store.flush(&FlushBatch { through_seq, rows })?;
+        let outcome = store.flush(&FlushBatch { through_seq, rows: flush_rows(unflushed) })?;
         if store.wal_bytes() > self.checkpoint_log_bytes() {
             self.checkpoint(&store, through_seq);
         }

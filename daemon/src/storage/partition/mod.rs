@@ -22,6 +22,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 pub use flush::FlushError;
+pub(crate) use flush::flush_rows;
 pub use open::OpenError;
 pub use read::{KeysPage, ReadError};
 pub use write::Busy;
