@@ -36,6 +36,7 @@ mod limits;
 mod slow_clients;
 
 // From memory to the disk, and what others read there.
+mod backup;
 mod cache;
 mod disk_layout;
 mod flush;
@@ -50,6 +51,7 @@ mod damage;
 mod found;
 mod kill_loop;
 mod recovery;
+mod restore;
 mod shutdown;
 mod torn_tail;
 mod two_daemons;
