@@ -36,6 +36,7 @@ mod limits;
 mod slow_clients;
 
 // From memory to the disk, and what others read there.
+mod backup;
 mod cache;
 mod disk_layout;
 mod flush;
@@ -53,6 +54,7 @@ mod logs;
 mod metrics;
 mod packages;
 mod recovery;
+mod restore;
 mod shutdown;
 mod signals;
 mod systemd;

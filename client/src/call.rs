@@ -6,10 +6,11 @@
 use std::borrow::Cow;
 
 use fastpersist_protocol::request::{Op, Request, StatsFormat};
+use fastpersist_protocol::time::Date;
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
-use crate::outcome::{Flushed, Info};
+use crate::outcome::{BackupInfo, Backups, Flushed, Info};
 use crate::reply::{self, Reply};
 
 /// A request that is ready to be sent, and how to read its reply.
@@ -92,10 +93,25 @@ pub(crate) fn flush(storage: Option<&str>) -> Call<u64> {
     Call::with(&request, |line| Ok(reply::decode::<Flushed>(line)?.flushed)).unbounded()
 }
 
+pub(crate) fn backup(storage: &str, date: Option<Date>) -> Call<Vec<BackupInfo>> {
+    Call::with(&on(storage, Op::Backup { date }), |line| Ok(reply::decode::<Backups>(line)?.backups))
+        .unbounded()
+}
+
+pub(crate) fn list_backups(storage: &str) -> Call<Vec<BackupInfo>> {
+    Call::with(&on(storage, Op::ListBackups), |line| Ok(reply::decode::<Backups>(line)?.backups))
+}
+
+pub(crate) fn verify_backup(storage: &str, backup: &str) -> Call<BackupInfo> {
+    Call::new(&on(storage, Op::VerifyBackup { backup: Cow::Borrowed(backup) })).unbounded()
+}
+
 pub(crate) fn request(request: &Request<'_>) -> Call<Reply> {
     let call = Call::with(request, reply::whole);
     match request.op {
-        Op::Flush | Op::ExportParquet { .. } => call.unbounded(),
+        Op::Flush | Op::ExportParquet { .. } | Op::Backup { .. } | Op::VerifyBackup { .. } => {
+            call.unbounded()
+        }
         _ => call,
     }
 }

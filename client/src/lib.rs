@@ -63,7 +63,7 @@ pub use fastpersist_protocol::request::Durability;
 pub use fastpersist_protocol::time::{Date, Timestamp};
 pub use options::ConnectOptions;
 pub use outcome::{
-    BatchOutcome, DeleteOutcome, ExportOutcome, Info, KeysPage, Model, StorageInfo, StoreOutcome,
+    BackupInfo, BatchOutcome, DeleteOutcome, ExportOutcome, Info, KeysPage, Model, StorageInfo, StoreOutcome,
     WriteOutcome,
 };
 pub use record::{CollectionRecord, DatedRecord};

@@ -61,7 +61,7 @@ impl ConnectOptions {
     }
 
     /// How long a request may take, from the call to the answer, connecting included. `None` waits for
-    /// ever. Flushing and exporting are not bounded: their time grows with the data.
+    /// ever. Flushing, exporting and backups are not bounded: their time grows with the data.
     #[must_use]
     pub fn request_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.request_timeout = timeout.into();

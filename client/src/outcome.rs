@@ -5,7 +5,7 @@ use std::fmt;
 use fastpersist_protocol::time::{Date, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::record::{read_timestamp, write_text};
+use crate::record::{read_date, read_timestamp, write_text};
 
 /// What became of a store.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
@@ -79,6 +79,37 @@ pub struct ExportOutcome {
     pub files: u64,
     /// The rows in them.
     pub rows: u64,
+}
+
+/// A backup.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[non_exhaustive]
+pub struct BackupInfo {
+    /// Its name: the day on which it was taken, or the date that it is of.
+    #[serde(deserialize_with = "read_date", serialize_with = "write_text")]
+    pub backup: Date,
+    /// The last record that it holds.
+    pub seq: u64,
+    /// The live records in it.
+    pub rows: u64,
+    /// The length of its files.
+    pub bytes: u64,
+    /// When it was taken.
+    #[serde(deserialize_with = "read_timestamp", serialize_with = "write_text")]
+    pub created_at: Timestamp,
+    /// Whether it may be restored from: it was verified when it was taken and not found damaged since.
+    #[serde(default = "yes")]
+    pub verified: bool,
+}
+
+/// What was verified just now need not say so.
+fn yes() -> bool {
+    true
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Backups {
+    pub(crate) backups: Vec<BackupInfo>,
 }
 
 /// Who the daemon is.

@@ -16,6 +16,10 @@ const VERBS: &[&str] = &[
     "batch",
     "flush",
     "export",
+    "backup",
+    "list-backups",
+    "verify-backup",
+    "restore",
     "stats",
     "info",
     "ping",
@@ -92,6 +96,9 @@ fn nobody_listening_is_69_and_says_what_to_do() {
         &["batch", "-"],
         &["flush"],
         &["export"],
+        &["backup"],
+        &["list-backups"],
+        &["verify-backup", "2025-01-15"],
         &["stats"],
         &["info"],
         &["ping"],
@@ -141,6 +148,11 @@ fn usage_errors_are_2_and_reach_nobody() {
         &["load", "-", "--batch-size", "0"],
         &["bench", "--model", "graph"],
         &["completions", "abacus"],
+        &["backup", "--date", "2025-02-30"],
+        &["verify-backup"],
+        &["restore"],
+        &["restore", "--to", "x", "--at", "soon"],
+        &["restore", "--to", "x", "--seq", "1", "--at", "2025-01-15"],
     ];
     for arguments in wrong {
         let output = run(arguments);

@@ -1,5 +1,5 @@
-//! The life of the process, in one readable function: lock, recover, bind, serve, drain, flush, export,
-//! unlock.
+//! The life of the process, in one readable function: lock, recover, bind, serve, drain, export, back up,
+//! flush, unlock.
 //!
 //! Invariant: nothing in a storage's directory is touched before its lock is held, and the locks are
 //! the last thing to go.
@@ -216,7 +216,7 @@ fn recover(
     Ok(storages)
 }
 
-/// Exports, flushes and closes every storage; the first failure is answered when all are done.
+/// Exports, backs up, flushes and closes every storage; the first failure is answered when all are done.
 async fn end(server: &Server, hurry: &AtomicBool, notifier: Notifier) -> Result<(), DaemonError> {
     let mut result = Ok(());
     for storage in &server.storages {
@@ -230,6 +230,13 @@ async fn end(server: &Server, hurry: &AtomicBool, notifier: Notifier) -> Result<
             if let Err(error) = exported {
                 // The data is safe without it, and the next export replaces it.
                 tracing::error!(storage = %name, %error, "the export on shutdown failed");
+            }
+        }
+        if storage.config().backup && !hurry.load(Ordering::Relaxed) {
+            notifier.status(&format!("stopping: backing up {name}"));
+            if let Err(error) = storage.backup_touched(None).await {
+                // Log and database are kept, and the next start makes up for it.
+                tracing::error!(storage = %name, %error, "the backup on shutdown failed");
             }
         }
         notifier.status(&format!("stopping: flushing {name}"));

@@ -12,7 +12,9 @@
 //! | [`duck`] | brings it into DuckDB; the only room that speaks SQL |
 //! | [`export`] | writes it as Parquet |
 //! | [`systemd`] | tells the service manager how the daemon is |
+//! | [`backup`] | copies it, so that it can be had back |
 //! | [`schedule`], [`clock`] | what happens by itself, and by which clock |
+//! | [`offline`] | work on the files by a process of its own |
 //! | [`disk`] | every file operation on which durability rests |
 //! | [`dir_lock`], [`latch`], [`stats`] | one daemon per directory; failures that stay; figures |
 //! | [`metrics`], [`logging`], [`signals`] | the figures for Prometheus; the log; SIGHUP, SIGUSR1 and the end |
@@ -20,6 +22,7 @@
 // Whoever reads this documentation changes the daemon, and wants to see its private rooms too.
 #![allow(rustdoc::private_intra_doc_links)]
 
+pub mod backup;
 pub mod clock;
 pub mod config;
 pub mod daemon;
@@ -31,6 +34,7 @@ pub mod latch;
 pub mod logging;
 pub mod memory;
 pub mod metrics;
+pub mod offline;
 pub mod schedule;
 pub mod server;
 pub mod signals;

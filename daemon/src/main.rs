@@ -7,9 +7,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use fastpersistd::config::{self, Overrides};
-use fastpersistd::daemon;
 use fastpersistd::logging::Logging;
 use fastpersistd::systemd::Notifier;
+use fastpersistd::{daemon, offline};
 
 // Records are many small allocations that live long. Chosen by its reputation for that; it was not compared
 // with the system's allocator here.
@@ -26,10 +26,10 @@ const EXIT_IO: u8 = 74;
 #[command(version, about, after_help = "Example: fastpersistd --base-dir /var/lib/fastpersistd")]
 struct Arguments {
     /// The configuration file [default: /etc/fastpersistd/config.toml where it exists, else two storages]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Where storages without a `base_dir` of their own live
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     base_dir: Option<PathBuf>,
     /// The socket: a path, or @name in the abstract namespace
     #[arg(long, value_name = "PATH")]
@@ -53,12 +53,14 @@ enum Command {
         #[arg(value_name = "DIR")]
         directory: PathBuf,
     },
+    #[command(flatten)]
+    Offline(offline::Command),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Command::GenerateDocs { directory }) = arguments.command {
-        return match generate::generate(&Arguments::command(), &directory) {
+    if let Some(Command::GenerateDocs { directory }) = &arguments.command {
+        return match generate::generate(&Arguments::command(), directory) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("fastpersistd: {}: {error}", directory.display());
@@ -72,6 +74,9 @@ fn main() -> ExitCode {
         socket: arguments.socket,
         log_level: arguments.log_level,
     };
+    if let Some(Command::Offline(command)) = &arguments.command {
+        return offline::run(command, &overrides);
+    }
     let config = match config::load(&overrides) {
         Ok(config) => config,
         Err(error) => {

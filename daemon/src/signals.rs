@@ -64,7 +64,7 @@ impl Listener {
             for signal in signals.forever() {
                 match signal {
                     SIGTERM | SIGINT if *stop.borrow() => {
-                        tracing::info!("told to stop a second time: no export any more");
+                        tracing::info!("told to stop a second time: no export and no backup any more");
                         hurry.store(true, Ordering::Relaxed);
                     }
                     SIGTERM | SIGINT => {

@@ -58,3 +58,32 @@ pub(crate) fn find_program() -> Outcome<PathBuf> {
             .with_hint("build it with cargo build --release, or install it")
     })
 }
+
+/// What such a verb takes; everything else is for `fastpersistd` to check.
+#[derive(Debug, Args)]
+pub(crate) struct ForwardArgs {
+    /// The daemon's configuration file; found as the daemon finds it unless given.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where storages without a `base_dir` of their own live.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) base_dir: Option<PathBuf>,
+}
+
+/// Runs `fastpersistd VERB` with `arguments` in the place of this process; only a failure to do so comes back.
+pub(crate) fn forward(
+    global: &Global,
+    args: &ForwardArgs,
+    verb: &str,
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Outcome {
+    let mut all: Vec<OsString> = vec![verb.into()];
+    let mut option = |name: &str, value: Option<OsString>| {
+        all.extend(value.into_iter().flat_map(|value| [name.into(), value]));
+    };
+    option("--config", args.config.clone().map(Into::into));
+    option("--base-dir", args.base_dir.clone().map(Into::into));
+    option("--storage", global.storage.clone().map(Into::into));
+    all.extend(arguments);
+    become_daemon_program(&all)
+}

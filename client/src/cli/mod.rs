@@ -1,10 +1,11 @@
 //! The command line: arguments in, one verb run, an exit code out.
 //!
-//! Each group of verbs has a file: `write`, `read`, `admin`, `stats`, `load`, `bench`, `demo`, `docs`; what the daemon's
+//! Each group of verbs has a file: `write`, `read`, `admin`, `backups`, `stats`, `load`, `bench`, `demo`, `docs`; what the daemon's
 //! program does is in `forward`. They share the way
 //! to the daemon (here), the way out (`output`) and the way to fail (`failure`).
 
 mod admin;
+mod backups;
 mod bench;
 mod demo;
 mod docs;
@@ -66,7 +67,7 @@ struct Global {
     /// Print for people, in a pipe too.
     #[arg(long, global = true, conflicts_with = "json")]
     text: bool,
-    /// How long a request may take, 30,000 unless given; flush and export take as long as they need.
+    /// How long a request may take, 30,000 unless given; flush, export and backup take as long as they need.
     #[arg(long, global = true, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
     timeout_ms: Option<u64>,
 }
@@ -93,6 +94,14 @@ enum Verb {
     Flush(admin::FlushArgs),
     /// Write a storage as Parquet.
     Export(admin::ExportArgs),
+    /// Take a backup now.
+    Backup(backups::BackupArgs),
+    /// Print the backups that there are.
+    ListBackups(backups::ListBackupsArgs),
+    /// Read a backup again and compare it with its manifest.
+    VerifyBackup(backups::VerifyBackupArgs),
+    /// Build a directory with what a storage held at some moment.
+    Restore(backups::RestoreArgs),
     /// Print the daemon's counters and gauges.
     Stats(stats::StatsArgs),
     /// Print who the daemon is and which storages it has.
@@ -140,6 +149,10 @@ fn run(cli: &Cli) -> Outcome {
         Verb::Flush(_) => admin::flush(global, &mut out),
         Verb::Export(args) => admin::export(global, args, &mut out),
         Verb::Stats(args) => stats::stats(global, args, &mut out),
+        Verb::Backup(args) => backups::backup(global, args, &mut out),
+        Verb::ListBackups(_) => backups::list_backups(global, &mut out),
+        Verb::VerifyBackup(args) => backups::verify_backup(global, args, &mut out),
+        Verb::Restore(args) => backups::restore(global, args),
         Verb::Info(_) => admin::info(global, &mut out),
         Verb::Ping(_) => admin::ping(global, &mut out),
         Verb::CheckConfig(args) => forward::check_config(global, args),

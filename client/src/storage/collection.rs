@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{Batch, Collection, Delete, Keys, Place, Store};
 use crate::Client;
 use crate::call::{self, Call, Caller, on};
-use crate::outcome::{Collections, ExportOutcome, OneRecord, Records};
+use crate::outcome::{BackupInfo, Collections, ExportOutcome, OneRecord, Records};
 use crate::record::CollectionRecord;
 use crate::reply;
 
@@ -101,5 +101,23 @@ impl<C: Caller> CollectionStorage<C> {
     pub fn export_parquet(&self, path: Option<&str>) -> C::Answer<ExportOutcome> {
         let op = Op::ExportParquet { path: path.map(Cow::Borrowed) };
         self.place.client.call(Call::new(&on(&self.place.storage, op)).unbounded())
+    }
+
+    /// Takes a backup now, and verifies it. There is none to tell where nothing was ever stored.
+    /// Waits as long as it takes.
+    pub fn backup(&self) -> C::Answer<Vec<BackupInfo>> {
+        self.place.client.call(call::backup(&self.place.storage, None))
+    }
+
+    /// The backups that there are, oldest first.
+    pub fn list_backups(&self) -> C::Answer<Vec<BackupInfo>> {
+        self.place.client.call(call::list_backups(&self.place.storage))
+    }
+
+    /// Reads a whole backup and compares it with what it was when it was taken; `backup` is its name. One that
+    /// differs is answered with [`ErrorCode::NotFound`](crate::ErrorCode::NotFound), and not used any more.
+    /// Waits as long as it takes.
+    pub fn verify_backup(&self, backup: &str) -> C::Answer<BackupInfo> {
+        self.place.client.call(call::verify_backup(&self.place.storage, backup))
     }
 }

@@ -12,7 +12,7 @@ use super::{Batch, Dated, Delete, Keys, Place, Store};
 use crate::Client;
 use crate::call::{self, Call, Caller, on};
 use crate::error::Error;
-use crate::outcome::{Dates, ExportOutcome, OneRecord, Records};
+use crate::outcome::{BackupInfo, Dates, ExportOutcome, OneRecord, Records};
 use crate::record::DatedRecord;
 use crate::reply;
 
@@ -104,5 +104,23 @@ impl<C: Caller> DatedStorage<C> {
     pub fn export_parquet(&self, path: Option<&str>) -> C::Answer<ExportOutcome> {
         let op = Op::ExportParquet { path: path.map(Cow::Borrowed) };
         self.place.client.call(Call::new(&on(&self.place.storage, op)).unbounded())
+    }
+
+    /// Backs up a date now, or, without one, every date that has changed since its last backup.
+    /// Waits as long as it takes.
+    pub fn backup(&self, date: Option<Date>) -> C::Answer<Vec<BackupInfo>> {
+        self.place.client.call(call::backup(&self.place.storage, date))
+    }
+
+    /// The backups that there are, oldest first.
+    pub fn list_backups(&self) -> C::Answer<Vec<BackupInfo>> {
+        self.place.client.call(call::list_backups(&self.place.storage))
+    }
+
+    /// Reads a whole backup and compares it with what it was when it was taken; `backup` is its name. One that
+    /// differs is answered with [`ErrorCode::NotFound`](crate::ErrorCode::NotFound), and not used any more.
+    /// Waits as long as it takes.
+    pub fn verify_backup(&self, backup: &str) -> C::Answer<BackupInfo> {
+        self.place.client.call(call::verify_backup(&self.place.storage, backup))
     }
 }

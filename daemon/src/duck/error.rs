@@ -137,3 +137,27 @@ pub enum DuckError {
     #[error("closing: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Close(Vec<DuckError>),
 }
+
+impl DuckError {
+    /// Whether DuckDB failed for lack of room on the disk.
+    pub fn is_full(&self) -> bool {
+        let says_so = |text: String| {
+            ["No space left on device", "not enough space", "Disk quota exceeded", "File too large"]
+                .iter()
+                .any(|sign| text.contains(sign))
+        };
+        match self {
+            Self::Open { source, .. }
+            | Self::Sql { source, .. }
+            | Self::Commit { source, .. }
+            | Self::Checkpoint { source, .. } => says_so(source.to_string()),
+            Self::Close(errors) => errors.iter().any(Self::is_full),
+            _ => false,
+        }
+    }
+
+    /// Whether another program has the file open, which passes.
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, Self::Open { source, .. } if source.to_string().contains("Could not set lock"))
+    }
+}

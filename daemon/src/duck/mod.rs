@@ -8,6 +8,7 @@
 //! repeated flush repeats nothing; no table has a key or an index, one row per address is kept by
 //! [`Store::flush`] alone; `data` is never parsed or re-formatted on its way in or out.
 
+mod backup;
 mod engine;
 mod error;
 mod flush;
@@ -21,6 +22,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub use backup::{Contents, HistoryCut, Newest, Snapshot, look_back, read_contents, truncate_collection};
 pub use engine::{Engine, EngineSettings, library_version};
 pub use error::DuckError;
 pub use flush::{FlushBatch, FlushOutcome, FlushRow, FlushRows, FlushWrite, Present};

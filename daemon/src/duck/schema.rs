@@ -44,6 +44,10 @@ impl Kind {
         }
     }
 
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        [Self::Storage, Self::History, Self::Latest].into_iter().find(|kind| kind.name() == name)
+    }
+
     /// The names below the key, in the order in which they sort.
     pub(super) const fn name_columns(self) -> &'static [&'static str] {
         match self.model() {
@@ -135,6 +139,11 @@ impl Table {
         Self { kind, file, alias, columns, flushed_seq: AtomicU64::new(0) }
     }
 
+    /// A table that is only copied or read whole, with whatever columns it has.
+    pub(super) fn at(kind: Kind, file: PathBuf, alias: String) -> Self {
+        Self { kind, file, alias, columns: Vec::new(), flushed_seq: AtomicU64::new(0) }
+    }
+
     /// The `seq` up to which the file is complete, as it was last read or committed.
     pub(super) fn flushed_seq(&self) -> u64 {
         self.flushed_seq.load(Ordering::Acquire)
@@ -172,7 +181,7 @@ impl Table {
         conn.query_row(&sql, [], |row| row.get(0)).map_err(self.failed("reading flushed_seq"))
     }
 
-    fn foreign(&self, what: impl Into<String>) -> DuckError {
+    pub(super) fn foreign(&self, what: impl Into<String>) -> DuckError {
         DuckError::Foreign { file: self.file.clone(), what: what.into() }
     }
 }
@@ -219,7 +228,11 @@ fn create(conn: &Connection, table: &Table) -> Result<(), DuckError> {
 }
 
 /// A table's columns with their types; none where there is no such table.
-fn read_columns(conn: &Connection, table: &Table, name: &str) -> Result<Vec<(String, String)>, DuckError> {
+pub(super) fn read_columns(
+    conn: &Connection,
+    table: &Table,
+    name: &str,
+) -> Result<Vec<(String, String)>, DuckError> {
     let read = || {
         let mut statement = conn.prepare(
             "SELECT column_name, data_type FROM duckdb_columns() \

@@ -77,7 +77,7 @@ impl Shared {
         Self { engine, schema, history, current, rows: AtomicU64::new(0) }
     }
 
-    fn tables(&self) -> impl Iterator<Item = &Table> {
+    pub(super) fn tables(&self) -> impl Iterator<Item = &Table> {
         self.history.iter().chain(std::iter::once(&self.current))
     }
 
@@ -254,6 +254,10 @@ impl Store {
 
     pub(super) fn shared(&self) -> &Shared {
         &self.shared
+    }
+
+    pub(super) fn shared_arc(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
     }
 
     /// The connection, with the files attached.

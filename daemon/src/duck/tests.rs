@@ -1,5 +1,6 @@
 //! What the store promises, against real files.
 
+mod backup;
 mod collection;
 mod dated;
 mod failures;

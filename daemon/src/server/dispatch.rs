@@ -210,6 +210,11 @@ impl<'s> Dispatcher<'s> {
         Ok(())
     }
 
+    /// Lets go of the partition that is held.
+    pub(super) fn let_go(&mut self) {
+        self.partition = None;
+    }
+
     /// The partition that is held, where it is the one that is asked for.
     fn held(&self, index: usize, date: Option<Date>) -> Option<&Arc<Partition>> {
         let (held_index, held_date, partition) = self.partition.as_ref()?;
@@ -483,7 +488,7 @@ fn expect_model(storage: &Storage, model: Model, op: &str, other: &str) -> Answe
 }
 
 /// A field of the other model.
-fn check_field(storage: &Storage, model: Model, present: bool, field: &'static str) -> Answer<()> {
+pub(super) fn check_field(storage: &Storage, model: Model, present: bool, field: &'static str) -> Answer<()> {
     let own = storage.config().model();
     if present && own != model {
         return Err(errors::of_rule(&rules::wrong_field(own, field)));

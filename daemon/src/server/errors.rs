@@ -2,6 +2,7 @@
 
 use fastpersist_protocol::error::{ErrorCode, WireError};
 
+use crate::backup::BackupError;
 use crate::config::Role;
 use crate::export::ExportError;
 use crate::storage::StorageError;
@@ -110,5 +111,21 @@ pub(super) fn of_export(error: &ExportingError) -> WireError {
             WireError::new(ErrorCode::BadRequest, format!("{error}: {}", names.join(", ")))
         }
         _ => internal("the export", error),
+    }
+}
+
+pub(super) fn of_backup(error: &BackupError) -> WireError {
+    let new = |code| WireError::new(code, error.to_string());
+    match error {
+        BackupError::Off { .. } => new(ErrorCode::BadRequest),
+        BackupError::NoData { .. } | BackupError::Unknown { .. } => new(ErrorCode::NotFound),
+        // What was named, a backup that can be restored from, is not there. It is nothing that failed inside
+        // the daemon, and sending the request again does not help.
+        BackupError::Damaged { what, .. } => new(ErrorCode::NotFound).with_text("damaged", what.as_str()),
+        BackupError::Storage(error) => of_storage(error),
+        BackupError::Flush(error) => of_flush(error),
+        BackupError::Duck(duck) if duck.is_in_use() => new(ErrorCode::Busy),
+        _ if error.is_full() => new(ErrorCode::DiskFull),
+        _ => internal("the backup", error),
     }
 }

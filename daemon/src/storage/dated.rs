@@ -13,6 +13,7 @@ use fastpersist_protocol::time::Date;
 use parking_lot::Mutex;
 
 use super::StorageError;
+use super::partition::backup::{is_covered, waits_for_backups};
 use super::partition::{FlushError, Layout, OpenError, Partition, Shared};
 use crate::config::StorageConfig;
 use crate::disk;
@@ -120,17 +121,44 @@ impl Dated {
         }
     }
 
+    /// The last record that the note tells; `None` where there is none that can be read.
+    fn noted_seq(&self, date: Date) -> io::Result<Option<u64>> {
+        match self.shared.disk.read(&self.directory(date).join(SETTLED_FILE)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            noted => Ok(std::str::from_utf8(&noted?).ok().and_then(|text| text.trim().parse().ok())),
+        }
+    }
+
+    /// The dates with something that their backup does not have, in order. A date that is closed is not opened
+    /// for that: its note tells. One without a note may have anything.
+    ///
+    /// # Errors
+    /// When a directory cannot be listed or a note cannot be read.
+    pub(super) fn touched_dates(&self) -> io::Result<Vec<Date>> {
+        let mut touched = Vec::new();
+        for date in self.dates()? {
+            let open = self.open.lock().get(&date).cloned();
+            let seq = match open {
+                Some(partition) => Some(partition.appended_seq()),
+                None => self.noted_seq(date)?,
+            };
+            if seq.is_none_or(|seq| !is_covered(&self.shared, &self.directory(date), seq)) {
+                touched.push(date);
+            }
+        }
+        Ok(touched)
+    }
+
     /// Takes the note away; answers the last record that it told.
     fn forget_settled(&self, date: Date) -> io::Result<Option<u64>> {
         let directory = self.directory(date);
-        let file = directory.join(SETTLED_FILE);
-        let noted = match self.shared.disk.read(&file) {
+        let noted = self.noted_seq(date)?;
+        match self.shared.disk.remove(&directory.join(SETTLED_FILE)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            noted => noted?,
-        };
-        self.shared.disk.remove(&file)?;
+            removed => removed?,
+        }
         self.shared.disk.sync_dir(&directory)?;
-        Ok(std::str::from_utf8(&noted).ok().and_then(|text| text.trim().parse().ok()))
+        Ok(noted)
     }
 
     /// Removes the log's old segments of dates that are closed and settled; answers how many.
@@ -156,6 +184,12 @@ impl Dated {
         let mut removed = 0;
         let now = self.shared.clock.system_time();
         let directory = self.directory(date);
+        // The note says how far the log reaches; until a backup has that, all of it stays.
+        if waits_for_backups(&self.config)
+            && self.noted_seq(date)?.is_none_or(|seq| !is_covered(&self.shared, &directory, seq))
+        {
+            return Ok(removed);
+        }
         for name in self.shared.disk.list(&directory)? {
             let path = directory.join(&name);
             if segment::number_of(&name).is_none() {

@@ -4,13 +4,20 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use chrono::NaiveTime;
+use fastpersist_protocol::time::Timestamp;
+
 use super::Storage;
-use crate::schedule::{Job, JobKind, JobReport, RetryPauses, Rule, Running, Work};
+use crate::backup::BackupError;
+use crate::backup::manifest::Manifest;
+use crate::schedule::{self, Job, JobKind, JobReport, RetryPauses, Rule, Running, Work};
 
 /// How often dates are looked at that nobody uses any more.
 const IDLE_LOOK: Duration = Duration::from_secs(15);
 /// How often old segments of closed dates, and old backups, are looked for.
-const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
+const RETENTION_INTERVAL: Duration = Duration::from_secs(600);
+/// How soon what was missed while no daemon ran is made up for: clients that come back have their turn first.
+const MISSED_PAUSE: Duration = Duration::from_secs(60);
 /// How a job that runs once a day is tried again.
 const PAUSES: RetryPauses =
     RetryPauses { first: Duration::from_secs(10), longest: Duration::from_secs(3600) };
@@ -18,12 +25,34 @@ const PAUSES: RetryPauses =
 impl Storage {
     /// Starts what the storage does by itself. Must run inside the runtime.
     pub fn start_jobs(self: &Arc<Self>) {
-        self.start(Duty::CloseIdle, Rule::Every(IDLE_LOOK));
-        self.start(Duty::Retention, Rule::Every(RETENTION_INTERVAL));
+        self.start(Duty::CloseIdle, Rule::Every(IDLE_LOOK), None);
+        self.start(Duty::Retention, Rule::Every(RETENTION_INTERVAL), None);
         let config = self.config();
         if let (Some(at), Some(_)) = (config.export_at, &config.parquet_path) {
-            self.start(Duty::Export, Rule::Daily { at: vec![at], timezone: config.timezone });
+            self.start(Duty::Export, Rule::Daily { at: vec![at], timezone: config.timezone }, None);
         }
+        if config.backup {
+            self.note_newest_backup();
+            let newest = self.stats.verified_backup().map(|backup| backup.at);
+            let missed = self.backup_rule().previous(self.shared.clock.now()) > newest;
+            self.start(Duty::Backup, self.backup_rule(), missed.then_some(MISSED_PAUSE));
+        }
+    }
+
+    /// Backups are taken at the turn of the day, and when the configuration says.
+    fn backup_rule(&self) -> Rule {
+        let at = std::iter::once(NaiveTime::MIN).chain(self.config.backup_at).collect();
+        Rule::Daily { at, timezone: self.config.timezone }
+    }
+
+    /// Takes the backup that is due. One that is due because a day has ended is that day's.
+    async fn back_up_what_is_due(&self) -> Result<u64, BackupError> {
+        let now = self.shared.clock.now();
+        let timezone = self.config.timezone;
+        let due_at = self.backup_rule().previous(now).unwrap_or(now);
+        let before = Timestamp::from_micros(due_at.as_micros() - 1).unwrap_or(due_at);
+        let taken = self.backup_touched(Some(schedule::day_of(before, timezone))).await?;
+        Ok(taken.iter().map(Manifest::rows).sum())
     }
 
     /// How the jobs stand.
@@ -31,8 +60,8 @@ impl Storage {
         self.stats.jobs.reports(self.shared.scheduler.now())
     }
 
-    fn start(self: &Arc<Self>, duty: Duty, rule: Rule) {
-        let job = Job { kind: duty.kind(), rule, pauses: PAUSES, soon: None };
+    fn start(self: &Arc<Self>, duty: Duty, rule: Rule, soon: Option<Duration>) {
+        let job = Job { kind: duty.kind(), rule, pauses: PAUSES, soon };
         let work = Keeping { storage: Arc::downgrade(self), duty };
         self.shared.scheduler.start(&self.stats.jobs, job, work);
     }
@@ -57,9 +86,10 @@ impl Storage {
                 self.noted(JobKind::CloseIdle, |count| *count, async { Ok(self.close_idle().await) }).await
             }
             Duty::Retention => {
-                let removed = self.noted(JobKind::Retention, |count| *count, self.remove_old_segments());
-                removed.await.map_err(|error| error.to_string())
+                let removed = self.noted(JobKind::Retention, |count| *count, self.remove_what_is_old());
+                removed.await
             }
+            Duty::Backup => self.back_up_what_is_due().await.map_err(|error| error.to_string()),
             Duty::Export => {
                 let root = self.parquet_root(None).map_err(|error| error.to_string())?;
                 let exported = self.export_touched(root).await;
@@ -75,6 +105,7 @@ enum Duty {
     CloseIdle,
     Retention,
     Export,
+    Backup,
 }
 
 impl Duty {
@@ -83,7 +114,17 @@ impl Duty {
             Self::CloseIdle => JobKind::CloseIdle,
             Self::Retention => JobKind::Retention,
             Self::Export => JobKind::Export,
+            Self::Backup => JobKind::Backup,
         }
+    }
+}
+
+impl Storage {
+    /// Removes backups and log segments that are past their retention; answers how many.
+    async fn remove_what_is_old(&self) -> Result<u64, String> {
+        let segments = self.remove_old_segments().await.map_err(|error| error.to_string())?;
+        let backups = self.apply_retention().await.map_err(|error| error.to_string())?;
+        Ok(segments + backups.backups.len() as u64)
     }
 }
 

@@ -4,6 +4,7 @@
 //! [`partition`] puts it into the log and into [`memtable`]. [`dated`] and [`collection`] say which
 //! partition that is.
 
+pub mod backups;
 pub mod collection;
 pub mod dated;
 pub mod exporting;
@@ -57,6 +58,8 @@ pub struct Storage {
     kind: Kind,
     /// Held for the whole of an export, so that there is one at a time.
     export_turn: tokio::sync::Mutex<()>,
+    /// Held for the whole of a backup, so that there is one at a time.
+    backup_turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug)]
@@ -81,10 +84,11 @@ impl Storage {
         };
         Ok(Self {
             config,
-            shared: Arc::clone(shared),
             stats,
             kind,
             export_turn: tokio::sync::Mutex::default(),
+            backup_turn: Arc::default(),
+            shared: Arc::clone(shared),
         })
     }
 
@@ -194,6 +198,8 @@ impl Storage {
     /// The first flush that failed; its records are still in the log.
     pub async fn close(&self) -> Result<(), FlushError> {
         let mut result = Ok(());
+        // A backup that is being taken still reads the files.
+        let _turn = self.backup_turn.lock().await;
         for partition in self.open_partitions() {
             let closing = match &self.kind {
                 // Noting that the date is settled is two small file operations.

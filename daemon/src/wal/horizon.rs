@@ -1,7 +1,7 @@
 //! Which sealed segments may go: a pure function of the watermarks and the retention.
 //!
-//! Invariant: a segment with a record that is not flushed *and* checkpointed is never in the answer,
-//! whatever the clock says.
+//! Invariant: a segment with a record that is still needed is never in the answer, whatever the clock says.
+//! Needed is what is not flushed *and* checkpointed, and, where the log waits for backups, what no backup has.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,13 +9,13 @@ use super::segment::Sealed;
 
 /// The segments, from the oldest on, that hold nothing which is still needed.
 ///
-/// `checkpointed_seq` is the last record that DuckDB has in its database file, not only in its own log.
-/// `retain` is how long a segment stays although it is not needed; the wall clock decides about that
+/// `unneeded_seq` is the last record that DuckDB has in its database file, not only in its own log; where the
+/// log waits for backups, the last one that a verified backup has too, if that is older. `retain` is how long a segment stays although it is not needed; the wall clock decides about that
 /// alone, because a segment's age must survive restarts.
-pub fn removable(segments: &[Sealed], checkpointed_seq: u64, retain: Duration, now: SystemTime) -> usize {
+pub fn removable(segments: &[Sealed], unneeded_seq: u64, retain: Duration, now: SystemTime) -> usize {
     segments
         .iter()
-        .take_while(|segment| segment.last_seq <= checkpointed_seq)
+        .take_while(|segment| segment.last_seq <= unneeded_seq)
         .take_while(|segment| now.duration_since(segment.sealed_at).is_ok_and(|age| age >= retain))
         .count()
 }

@@ -163,6 +163,24 @@ fn check_first(segment: &Found, expected: Option<u64>, flushed_seq: u64) -> Resu
     }
 }
 
+/// A segment and where it begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    /// The file.
+    pub path: PathBuf,
+    /// Its first record; `None` where its first line is unreadable.
+    pub first_seq: Option<u64>,
+}
+
+/// The segments below some directories, in order. Nothing is changed.
+///
+/// # Errors
+/// [`RecoverError::Io`] when one cannot be looked at.
+pub fn segments(disk: &dyn Disk, directories: &[PathBuf]) -> Result<Vec<Segment>, RecoverError> {
+    let (found, _) = find(disk, directories)?;
+    Ok(found.into_iter().map(|Found { path, first_seq, .. }| Segment { path, first_seq }).collect())
+}
+
 /// Finds the segments in order, and the files without content that an interrupted start left behind.
 fn find(disk: &dyn Disk, directories: &[PathBuf]) -> Result<(Vec<Found>, Vec<PathBuf>), RecoverError> {
     let mut found = Vec::new();

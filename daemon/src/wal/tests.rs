@@ -49,6 +49,9 @@ impl Disk for FailingDisk {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         RealDisk.create_dir(path)
     }
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove_dir(path)
+    }
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         RealDisk.sync_dir(path)
     }

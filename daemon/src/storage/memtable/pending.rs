@@ -188,6 +188,19 @@ impl Memtable {
         }
     }
 
+    /// Takes everything that is not yet flushed in one step, for whoever keeps nobody waiting.
+    pub fn take_all(&mut self) -> Unflushed {
+        match self.begin_taking() {
+            Taking::History(writes) => Unflushed::History(writes),
+            Taking::Latest(addresses) => {
+                let mut rows = Vec::with_capacity(addresses.len());
+                self.take_rows(&addresses, &mut rows);
+                self.take_moved(&mut rows);
+                Unflushed::Latest(rows)
+            }
+        }
+    }
+
     /// Takes the rows of some of the addresses that were set aside.
     pub fn take_rows(&mut self, addresses: &[Record], rows: &mut Vec<DirtyRow>) {
         let through_seq = self.pending.taken_through_seq;

@@ -56,6 +56,14 @@ pub enum FlushError {
     },
 }
 
+/// What was taken from memory, as DuckDB's part takes it.
+pub(crate) fn flush_rows(unflushed: &Unflushed) -> FlushRows {
+    match unflushed {
+        Unflushed::Latest(rows) => FlushRows::Latest(rows.iter().map(flush_row).collect()),
+        Unflushed::History(writes) => FlushRows::History(writes.iter().map(flush_write).collect()),
+    }
+}
+
 fn flush_row(row: &DirtyRow) -> FlushRow {
     FlushRow {
         record: row.record.clone(),
@@ -190,11 +198,7 @@ impl Partition {
         self.sync_wal()?;
         self.check_room()?;
         let store = self.open_store()?;
-        let rows = match unflushed {
-            Unflushed::Latest(rows) => FlushRows::Latest(rows.iter().map(flush_row).collect()),
-            Unflushed::History(writes) => FlushRows::History(writes.iter().map(flush_write).collect()),
-        };
-        let outcome = store.flush(&FlushBatch { through_seq, rows })?;
+        let outcome = store.flush(&FlushBatch { through_seq, rows: flush_rows(unflushed) })?;
         if store.wal_bytes() > self.checkpoint_log_bytes() {
             self.checkpoint(&store, through_seq);
         }
@@ -265,7 +269,9 @@ impl Partition {
         if self.suspect.load(Ordering::Relaxed) {
             return;
         }
-        let removable = |seq| self.wal.lock().count_removable(seq, self.config.wal_retain);
+        let backed_up = self.backed_up.bound();
+        let removable =
+            |seq: u64| self.wal.lock().count_removable(seq.min(backed_up), self.config.wal_retain);
         let checkpointed = self.checkpointed_seq.load(Ordering::Acquire);
         if removable(flushed) > removable(checkpointed)
             && let Some(store) = self.store()
@@ -273,8 +279,7 @@ impl Partition {
             let _turn = self.flush_turn.lock();
             self.checkpoint(&store, self.watermarks.flushed());
         }
-        let checkpointed = self.checkpointed_seq.load(Ordering::Acquire);
-        let removed = self.wal.lock().remove_old(checkpointed, self.config.wal_retain);
+        let removed = self.wal.lock().remove_old(self.unneeded_seq(), self.config.wal_retain);
         if let Err(error) = removed {
             tracing::warn!(storage = %self.config.name, %error, "an old WAL segment could not be removed");
         }
@@ -302,7 +307,7 @@ impl Partition {
             wal.close()?;
             self.watermarks.advance_durable();
         }
-        let removed = wal.remove_old(self.checkpointed_seq.load(Ordering::Acquire), self.config.wal_retain);
+        let removed = wal.remove_old(self.unneeded_seq(), self.config.wal_retain);
         if let Err(error) = removed {
             tracing::warn!(storage = %self.config.name, %error, "an old WAL segment could not be removed");
         }

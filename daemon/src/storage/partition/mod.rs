@@ -5,6 +5,7 @@
 //!
 //! Invariant: a record is in the log before it is in memory, and in memory until it is in DuckDB.
 
+pub(in crate::storage) mod backup;
 mod flush;
 mod keep;
 mod open;
@@ -21,6 +22,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 pub use flush::FlushError;
+pub(crate) use flush::flush_rows;
 pub use open::OpenError;
 pub use read::{KeysPage, ReadError};
 pub use write::Busy;
@@ -95,6 +97,8 @@ pub struct Partition {
     /// Set when a flush is asked for by the number of records.
     flush_wanted: AtomicBool,
     torn_count: usize,
+    /// How far the newest backup reaches.
+    backed_up: backup::BackedUp,
     /// DuckDB could not read what it should have: the log is kept, whatever its age.
     suspect: AtomicBool,
     /// Told when something was written that is not synced.

@@ -8,6 +8,7 @@ use std::time::Instant;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
+use super::backup::BackedUp;
 use super::{Layout, Partition, Shared};
 use crate::config::StorageConfig;
 use crate::duck::{DuckError, Store};
@@ -55,7 +56,7 @@ impl OpenError {
     /// Whether another program has the database open, which passes.
     pub fn is_in_use(&self) -> bool {
         match self {
-            Self::Duck(DuckError::Open { source, .. }) => source.to_string().contains("Could not set lock"),
+            Self::Duck(error) => error.is_in_use(),
             _ => false,
         }
     }
@@ -77,6 +78,7 @@ impl Partition {
         latch: Arc<Latch>,
     ) -> Result<Arc<Self>, OpenError> {
         let begun = Instant::now();
+        let backed_up = BackedUp::find(&layout, &config, &shared);
         let opened = Opened::new(&layout, &config, &shared)?;
         let Opened { store, memtable, recovered } = opened;
         let flushed_seq = store.as_ref().map_or(0, |store| store.flushed_seq());
@@ -120,6 +122,7 @@ impl Partition {
             room: Notify::new(),
             flush_wanted: AtomicBool::new(unflushed > 0),
             torn_count: recovered.torn_count,
+            backed_up,
             suspect: AtomicBool::new(false),
             unsynced: Arc::new(Notify::new()),
             last_used_ms: AtomicU64::new(last_used_ms),

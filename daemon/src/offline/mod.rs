@@ -1,0 +1,67 @@
+//! Work on a storage's files by a process of its own, beside the daemon or without it.
+//!
+//! Each is a subcommand of `fastpersistd`, because it needs DuckDB; `fastpersist` forwards to them, so that a
+//! user knows one command. The invariant of each is in its module: what it may touch, and whether the daemon
+//! may run meanwhile.
+
+pub mod plan;
+pub mod restore;
+pub mod walk;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use crate::config::Overrides;
+
+/// What ended a subcommand before its time.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub exit: u8,
+    /// What was wrong, and what to do.
+    pub message: String,
+}
+
+impl Failure {
+    /// It did not do what was asked for.
+    pub const FAILED: u8 = 1;
+    /// The arguments do not fit together.
+    pub const USAGE: u8 = 2;
+    /// A file could not be read or written.
+    pub const IO: u8 = 74;
+    /// The configuration, or data that needs a person.
+    pub const CONFIGURATION: u8 = 78;
+
+    /// A failure with that exit code.
+    pub fn new(exit: u8, message: impl ToString) -> Self {
+        Self { exit, message: message.to_string() }
+    }
+
+    /// A file that could not be read or written.
+    pub fn io(file: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
+        let file = file.display().to_string();
+        move |error| Self::new(Self::IO, format!("{file}: {error}"))
+    }
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build a directory with what a storage held at some moment, from its backups and its WAL
+    Restore(restore::RestoreArgs),
+}
+
+/// Runs a subcommand; a failure is told on standard error.
+pub fn run(command: &Command, overrides: &Overrides) -> ExitCode {
+    let ended = match command {
+        Command::Restore(args) => restore::run(args, overrides),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("fastpersistd: {}", failure.message);
+            ExitCode::from(failure.exit)
+        }
+    }
+}
