@@ -123,7 +123,10 @@ fn a_moved_log_goes_on_in_a_file_of_the_configured_name() {
     let names = files(&dir);
     let [name] = &names[..] else { panic!("one file: {names:?}") };
     let plain = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    assert!(plain.starts_with("fastpersistd.20") && plain.ends_with(".log"), "{plain}");
+    assert!(
+        plain.len() == "fastpersistd.2025-01-15.log".len() && plain.starts_with("fastpersistd.20"),
+        "{plain}"
+    );
     assert_eq!(daemon.log(), "", "nothing on standard error");
     // As logrotate does it.
     fs::rename(name, site.path("rotated")).expect("moved");

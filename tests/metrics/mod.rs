@@ -1,5 +1,8 @@
 //! The figures as metrics: on the wire, over HTTP, in a file; right, in form, and at no client's mercy.
 
+// Counts are whole numbers, which a float holds exactly.
+#![allow(clippy::float_cmp)]
+
 mod http;
 mod page;
 mod textfile;
@@ -199,7 +202,9 @@ fn no_counter_ever_goes_down() {
         page.assert_not_below(&last);
         last = page;
     }
-    writers.into_iter().for_each(|writer| writer.join().expect("a writer"));
+    for writer in writers {
+        writer.join().expect("a writer");
+    }
     let page = Page::read(&open_metrics(&mut conn));
     for code in ["ok", "conflict"] {
         let count = page.value("fastpersist_requests_total", &[("op", "store"), ("code", code)]);

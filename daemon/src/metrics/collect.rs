@@ -44,7 +44,8 @@ pub(super) fn collect(server: &Server) -> Families {
     counters(&readings, &mut out);
     gauges(&readings, &mut out);
     last_times(&readings, &mut out);
-    jobs(&readings, &mut out);
+    let reports: Vec<_> = readings.iter().map(|reading| (reading.labels(), &reading.jobs[..])).collect();
+    jobs(&reports, &mut out);
     out
 }
 
@@ -176,12 +177,13 @@ fn last_times(readings: &[Reading<'_>], out: &mut Families) {
     });
 }
 
-fn jobs(readings: &[Reading<'_>], out: &mut Families) {
+/// The jobs of each storage, which its labels name.
+fn jobs(reports: &[(Labels, &[JobReport])], out: &mut Families) {
     let mut each = |name, unit, help, value: fn(&JobReport) -> Option<Value>| {
         let family = out.begin(Kind::Gauge, name, unit, help);
-        for reading in readings {
-            for job in &reading.jobs {
-                let mut labels = reading.labels();
+        for (storage, jobs) in reports {
+            for job in *jobs {
+                let mut labels = storage.clone();
                 labels.push(("job", job.kind.as_str().to_owned()));
                 if let Some(value) = value(job) {
                     family.add(labels, value);
@@ -213,4 +215,53 @@ fn jobs(readings: &[Reading<'_>], out: &mut Families) {
 
 fn seconds_of(at: Timestamp) -> f64 {
     at.as_micros() as f64 / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::metrics::Format;
+    use crate::schedule::JobKind;
+    use crate::stats::Outcome;
+
+    #[test]
+    fn a_job_that_never_ran_has_neither_success_nor_failure() {
+        let at = Timestamp::parse("2025-01-15T10:30:00.5Z").expect("a timestamp");
+        let took = Duration::from_millis(1_500);
+        let failed = JobReport {
+            kind: JobKind::Backup,
+            running: false,
+            last: Some(Outcome { at, took, result: Err("no room".to_owned()) }),
+            next_at: Some(at),
+            failures: 3,
+            overdue: Duration::from_secs(9),
+        };
+        let done = Outcome { at, took, result: Ok(1) };
+        let flushed = JobReport { kind: JobKind::Flush, last: Some(done), failures: 0, ..failed.clone() };
+        let new =
+            JobReport { kind: JobKind::Export, running: true, last: None, next_at: None, ..flushed.clone() };
+        let mut families = Families::default();
+        jobs(&[(vec![("storage", "s".to_owned())], &[failed, flushed, new][..])], &mut families);
+        let text = families.render(Format::OpenMetrics);
+        for (name, job, value) in [
+            ("running", "backup", Some("0")),
+            ("running", "export", Some("1")),
+            ("last_success", "backup", Some("0")),
+            ("last_success", "flush", Some("1")),
+            ("last_success", "export", None),
+            ("last_run_timestamp_seconds", "backup", Some("1736937000.5")),
+            ("last_run_duration_seconds", "backup", Some("1.5")),
+            ("failures", "backup", Some("3")),
+            ("failures", "flush", Some("0")),
+            ("next_run_timestamp_seconds", "flush", Some("1736937000.5")),
+            ("next_run_timestamp_seconds", "export", None),
+            ("overdue_seconds", "backup", Some("9.0")),
+        ] {
+            let head = format!("fastpersist_job_{name}{{storage=\"s\",job=\"{job}\"}} ");
+            let found = text.lines().find_map(|line| line.strip_prefix(&head));
+            assert_eq!(found, value, "{head} in\n{text}");
+        }
+    }
 }
