@@ -37,6 +37,8 @@ timezone = "Europe/Berlin"
 parquet_path = "DIR/parquet"
 export_at = "02:15"
 wal_retain_days = 1
+backup = true
+retain_days = 3
 
 [storage.settings]
 model = "collection"
@@ -188,6 +190,29 @@ impl Week {
     }
 }
 
+impl Week {
+    /// There is a backup of each day that has not passed its retention, and of no other.
+    async fn check_backups(&self) {
+        let today = self.settings.today();
+        let days = self.settings.list_backups().expect("listed");
+        let ages: Vec<i32> =
+            days.iter().map(|found| today.epoch_days() - found.manifest.backup.epoch_days()).collect();
+        for age in 1..=3 {
+            assert!(ages.contains(&age), "the backup of {age} days ago is there: {ages:?}");
+        }
+        assert!(ages.iter().all(|age| (-1..=4).contains(age)), "older ones are gone: {ages:?}");
+        let newest = days.iter().max_by_key(|found| found.manifest.seq).expect("there is one");
+        assert!(newest.is_verified());
+        assert!(newest.manifest.seq > self.writes - 5 * 13, "the newest is not older than half a day");
+        let verified = self.settings.verify_backup(&newest.manifest.backup.to_string()).await;
+        assert_eq!(verified.expect("it is sound").seq, newest.manifest.seq);
+        for found in self.jobs.list_backups().expect("listed") {
+            let age = today.epoch_days() - found.manifest.backup.epoch_days();
+            assert!((-1..=5).contains(&age), "the backup of {} days ago is gone", age);
+        }
+    }
+}
+
 fn count(directory: &Path, suffix: &str) -> usize {
     let entries = fs::read_dir(directory).expect("list it");
     let names = entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"));
@@ -208,11 +233,14 @@ async fn seven_days_pass_and_nothing_is_lost_late_or_left_behind() {
     }
     week.check_records().await;
     week.check_files();
+    week.check_backups().await;
     for (storage, kind) in [
         (&week.jobs, JobKind::Flush),
         (&week.jobs, JobKind::Export),
         (&week.jobs, JobKind::Retention),
         (&week.jobs, JobKind::CloseIdle),
+        (&week.jobs, JobKind::Backup),
+        (&week.settings, JobKind::Backup),
         (&week.settings, JobKind::Flush),
         (&week.settings, JobKind::Retention),
     ] {
