@@ -204,10 +204,10 @@ fn tell(storage: &StorageConfig, moment: Moment, plans: &[Plan]) -> String {
         let short = |path: &Path| path.strip_prefix(&storage.base_dir).unwrap_or(path).display().to_string();
         lines.push(match plan.used.as_slice() {
             [] => "  WAL: none is used".to_owned(),
-            [only] => format!("  WAL: {} records from {}", plan.records, short(only)),
+            [only] => format!("  WAL: {} from {}", count(plan.records), short(only)),
             [first, .., last] => format!(
-                "  WAL: {} records from {} segments, {} to {}",
-                plan.records,
+                "  WAL: {} from {} segments, {} to {}",
+                count(plan.records),
                 plan.used.len(),
                 short(first),
                 short(last)
@@ -224,6 +224,10 @@ fn tell(storage: &StorageConfig, moment: Moment, plans: &[Plan]) -> String {
         lines.extend(plan.uncovered.as_ref().map(|what| format!("  not covered: {what}")));
     }
     lines.join("\n")
+}
+
+fn count(records: u64) -> String {
+    if records == 1 { "1 record".to_owned() } else { format!("{records} records") }
 }
 
 /// Gives the complete directory its name.

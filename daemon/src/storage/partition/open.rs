@@ -113,6 +113,7 @@ impl Partition {
             flush_wanted: AtomicBool::new(unflushed > 0),
             torn_count: recovered.torn_count,
             backed_up,
+            backing_up: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
             unsynced: Arc::new(Notify::new()),
             opened_at: Instant::now(),
