@@ -81,9 +81,11 @@ pub fn run(args: &RestoreArgs, overrides: &Overrides) -> Result<(), Failure> {
     let config = config::load(overrides).map_err(|error| Failure::new(Failure::CONFIGURATION, error))?;
     let storage = find_storage(&config.storages, args.storage.as_deref())?;
     let moment = moment(args, storage)?;
+    // Without a slash at its end: what stands beside it has its name and more.
+    let to: PathBuf = args.to.components().collect();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(FILE_MODE_MASK));
-    check_target(&args.to, storage)?;
-    let incomplete = with_suffix(&args.to, INCOMPLETE_SUFFIX);
+    check_target(&to, storage)?;
+    let incomplete = with_suffix(&to, INCOMPLETE_SUFFIX);
     let engine = Engine::open(&EngineSettings {
         memory_limit_bytes: config.limits.duckdb_memory_bytes,
         threads: config.limits.duckdb_threads,
@@ -109,11 +111,11 @@ pub fn run(args: &RestoreArgs, overrides: &Overrides) -> Result<(), Failure> {
         return Ok(());
     }
     let built = Builder { engine: &engine, planner: &planner, incomplete: &incomplete }.build(plans);
-    built.and_then(|()| finish(&incomplete, &args.to)).inspect_err(|_| {
+    built.and_then(|()| finish(&incomplete, &to)).inspect_err(|_| {
         // What is left says by its name that it is incomplete; that is all that matters here.
         let _ = std::fs::remove_dir_all(&incomplete);
     })?;
-    say(&format!("written to {}", args.to.display()));
+    say(&format!("written to {}", to.display()));
     Ok(())
 }
 
