@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::backup::command_line;
+use crate::backup::{command_line, flip_a_byte};
 use crate::harness::{Config, Conn, PATIENCE, Site, files, wait_for};
 
 const QUIET: &str = "batch_size = 1000000\nduckdb_flush_interval_seconds = 3600";
@@ -242,6 +242,30 @@ fn a_moment_before_the_only_backup_is_had_from_its_history() {
     let (copy, out) = restored(&site, &config(), "settings", &["--seq", "23"]);
     assert!(out.contains("cut back by its history"), "{out}");
     compare(&mut copy.start().connect(), &written, 23);
+}
+
+#[test]
+fn a_backup_that_turns_out_to_be_damaged_is_passed_over() {
+    let site = Site::new(&config());
+    let daemon = site.start();
+    let mut conn = daemon.connect();
+    conn.all_ok((1..=100).map(|n| put(&format!("k{n}"), n)));
+    let backup = conn.ok(json!({"op": "backup"}));
+    conn.ok(put("last", 101));
+    daemon.kill();
+    let directory = site.path("settings").join(backup["backups"][0]["backup"].as_str().unwrap());
+    // Its length is right, so only reading it tells.
+    flip_a_byte(&directory.join("storage_latest.duckdb.backup"));
+    let (copy, out) = restored(&site, &config(), "settings", &[]);
+    assert!(out.contains("damaged and is passed over") && out.contains("up to record 101"), "{out}");
+    assert_eq!(records(&mut copy.start().connect()).len(), 101);
+    for segment in files::segments(&site.path("settings")) {
+        fs::remove_file(segment).unwrap();
+    }
+    let to = Site::new(&config());
+    let (code, _, said) = restore(&site, &to, "settings", &["--seq", "100"]);
+    assert!(code == 1 && said.contains("without it, record 100"), "{code} {said}");
+    assert!(!to.path("settings").exists() && !to.path("settings.incomplete").exists());
 }
 
 #[test]

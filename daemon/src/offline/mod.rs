@@ -34,8 +34,8 @@ impl Failure {
     pub const CONFIGURATION: u8 = 78;
 
     /// A failure with that exit code.
-    pub fn new(exit: u8, message: impl ToString) -> Self {
-        Self { exit, message: message.to_string() }
+    pub fn new(exit: u8, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into() }
     }
 
     /// A file that could not be read or written.

@@ -74,7 +74,7 @@ pub struct Plan {
 }
 
 /// Makes plans for one storage.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Planner<'a> {
     /// The disk.
     pub disk: &'a dyn Disk,
@@ -136,14 +136,14 @@ impl Planner<'_> {
                 found => found.map(|found| found.into_iter().collect()),
             },
         };
-        let mut found = found.map_err(|error| Failure::new(Failure::IO, error))?;
+        let mut found = found.map_err(|error| Failure::new(Failure::IO, error.to_string()))?;
         let model = self.config.model().to_string();
         found.retain(|one| one.is_verified() && one.manifest.model == model);
         Ok(found)
     }
 
     fn segments(&self, directories: &[PathBuf]) -> Result<Vec<Segment>, Failure> {
-        walk::segments(self.disk, directories).map_err(|error| Failure::new(Failure::IO, error))
+        walk::segments(self.disk, directories).map_err(|error| Failure::new(Failure::IO, error.to_string()))
     }
 
     fn wal_directories(&self, date: Option<Date>) -> Result<Vec<PathBuf>, Failure> {
@@ -190,7 +190,7 @@ impl Planner<'_> {
         };
         let Some(history) = found.paths.first() else { return Ok(plan) };
         let (seq, updated_at) = duck::look_back(self.engine, history, moment)
-            .map_err(|error| Failure::new(Failure::FAILED, error))?;
+            .map_err(|error| Failure::new(Failure::FAILED, error.to_string()))?;
         Ok(Plan {
             base: Base::CutBack(found),
             used: Vec::new(),
