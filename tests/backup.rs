@@ -62,7 +62,7 @@ pub(crate) fn command_line(site: &Site, arguments: &[&str]) -> (i32, String, Str
     (output.status.code().expect("an exit code"), text(&output.stdout), text(&output.stderr))
 }
 
-fn flip_a_byte(file: &Path) {
+pub(crate) fn flip_a_byte(file: &Path) {
     let mut bytes = fs::read(file).expect("read the file");
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
@@ -84,7 +84,7 @@ fn a_collections_backup_stands_in_the_directory_of_its_day_with_a_manifest() {
         (&json!(401), &json!(299), &json!(true))
     );
     assert!(is_stamp(&backup["created_at"]), "{backup}");
-    assert_eq!(listed(&mut conn), [backup.clone()]);
+    assert_eq!(listed(&mut conn), std::slice::from_ref(&backup));
     let verified = conn.ok(json!({"op": "verify_backup", "backup": name(&backup)}));
     for field in ["backup", "seq", "rows", "bytes", "created_at"] {
         assert_eq!(verified[field], backup[field], "{field}");
@@ -220,7 +220,7 @@ fn a_start_finishes_a_backup_that_was_about_to_get_its_name_and_removes_others()
     assert!(code == 0 && out.contains("record 100"), "a restore sees it without the daemon: {out}");
     let daemon = site.start();
     let mut conn = daemon.connect();
-    assert_eq!(listed(&mut conn), [backup.clone()]);
+    assert_eq!(listed(&mut conn), std::slice::from_ref(&backup));
     conn.ok(json!({"op": "verify_backup", "backup": name(&backup)}));
     daemon.kill();
     // As a crash while the copies were being made leaves it.

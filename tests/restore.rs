@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::backup::command_line;
+use crate::backup::{command_line, flip_a_byte};
 use crate::harness::{Config, Conn, PATIENCE, Site, files, wait_for};
 
 const QUIET: &str = "batch_size = 1000000\nduckdb_flush_interval_seconds = 3600";
@@ -134,6 +134,11 @@ fn the_drill_a_backup_taken_while_many_write_restores_to_exactly_its_seq() {
         "{last} writes, {rate:.0}/s, {meanwhile} of them during the backup; the longest batch took {longest:?}"
     );
     assert!(100_000 <= seq && seq < last && meanwhile > 0, "seq {seq} of {last}, {meanwhile} meanwhile");
+    assert!(
+        !daemon.log().contains("checkpoint failed"),
+        "checkpoints wait for the backup:\n{}",
+        daemon.log()
+    );
     // The daemon runs on. First to the backup, then beyond it through the log, then before it.
     let plain = Config::new().collection("settings", "");
     let later = seq + (last - seq) / 2;
@@ -183,7 +188,7 @@ fn to_a_seq_and_to_a_time_before_and_after_the_backup() {
     compare(&mut copy.start().connect(), &written, 60);
     let to = Site::new(&config());
     let (code, out, _) = restore(&site, &to, "settings", &["--seq", "31", "--dry-run"]);
-    assert!(code == 0 && out.contains("(record 30, taken ") && out.contains("WAL: 1 records from"), "{out}");
+    assert!(code == 0 && out.contains("(record 30, taken ") && out.contains("WAL: 1 record from"), "{out}");
     assert!(!to.path("settings").exists(), "a dry run writes nothing");
     let changed = files::changed(&before, &files::snapshot(&site.path("settings")));
     assert!(changed.is_empty(), "the original was touched: {changed:?}");
@@ -237,6 +242,30 @@ fn a_moment_before_the_only_backup_is_had_from_its_history() {
     let (copy, out) = restored(&site, &config(), "settings", &["--seq", "23"]);
     assert!(out.contains("cut back by its history"), "{out}");
     compare(&mut copy.start().connect(), &written, 23);
+}
+
+#[test]
+fn a_backup_that_turns_out_to_be_damaged_is_passed_over() {
+    let site = Site::new(&config());
+    let daemon = site.start();
+    let mut conn = daemon.connect();
+    conn.all_ok((1..=100).map(|n| put(&format!("k{n}"), n)));
+    let backup = conn.ok(json!({"op": "backup"}));
+    conn.ok(put("last", 101));
+    daemon.kill();
+    let directory = site.path("settings").join(backup["backups"][0]["backup"].as_str().unwrap());
+    // Its length is right, so only reading it tells.
+    flip_a_byte(&directory.join("storage_latest.duckdb.backup"));
+    let (copy, out) = restored(&site, &config(), "settings", &[]);
+    assert!(out.contains("damaged and is passed over") && out.contains("up to record 101"), "{out}");
+    assert_eq!(records(&mut copy.start().connect()).len(), 101);
+    for segment in files::segments(&site.path("settings")) {
+        fs::remove_file(segment).unwrap();
+    }
+    let to = Site::new(&config());
+    let (code, _, said) = restore(&site, &to, "settings", &["--seq", "100"]);
+    assert!(code == 1 && said.contains("without it, record 100"), "{code} {said}");
+    assert!(!to.path("settings").exists() && !to.path("settings.incomplete").exists());
 }
 
 #[test]

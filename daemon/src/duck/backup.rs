@@ -9,6 +9,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use duckdb::Connection;
 use fastpersist_protocol::time::Timestamp;
@@ -57,6 +58,10 @@ struct Part {
     conn: Connection,
     copy: Copy,
 }
+
+/// How often a copy's checkpoint is tried again, after pauses that grow by this one.
+const CHECKPOINT_TRIES: u32 = 20;
+const CHECKPOINT_PAUSE: Duration = Duration::from_millis(10);
 
 /// A database file that is only attached for a backup.
 #[derive(Debug)]
@@ -182,8 +187,17 @@ impl Part {
             from_state = table.state_sql(),
         );
         conn.execute_batch(&sql).map_err(copy.failed("copying the rows"))?;
-        let checkpoint = conn.execute_batch(&format!("CHECKPOINT {}", copy.alias));
-        checkpoint.map_err(copy.failed("completing the copy"))?;
+        let checkpoint = format!("CHECKPOINT {}", copy.alias);
+        let mut tries = 0;
+        while let Err(error) = conn.execute_batch(&checkpoint) {
+            // Although nobody else writes this file, DuckDB has said once, while two storages were backed up
+            // at the same moment, that somebody does. It passes.
+            if tries == CHECKPOINT_TRIES {
+                return Err(copy.failed("completing the copy")(error));
+            }
+            tries += 1;
+            std::thread::sleep(CHECKPOINT_PAUSE * tries);
+        }
         copy.detach()?;
         Ok(contents)
     }

@@ -34,8 +34,8 @@ impl Failure {
     pub const CONFIGURATION: u8 = 78;
 
     /// A failure with that exit code.
-    pub fn new(exit: u8, message: impl ToString) -> Self {
-        Self { exit, message: message.to_string() }
+    pub fn new(exit: u8, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into() }
     }
 
     /// A file that could not be read or written.
@@ -54,6 +54,13 @@ pub enum Command {
 
 /// Runs a subcommand; a failure is told on standard error.
 pub fn run(command: &Command, overrides: &Overrides) -> ExitCode {
+    // What goes on all the same is told beside the result. It fails only where somebody else listens already.
+    let _ = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(tracing::Level::WARN)
+        .without_time()
+        .with_target(false)
+        .try_init();
     let ended = match command {
         Command::Restore(args) => restore::run(args, overrides),
     };

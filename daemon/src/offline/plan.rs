@@ -10,7 +10,7 @@ use fastpersist_protocol::time::{Date, Timestamp};
 
 use super::Failure;
 use super::walk::{self, WalkEnd};
-use crate::backup::manifest::{self, Found};
+use crate::backup::manifest::{self, Found, ManifestError};
 use crate::config::StorageConfig;
 use crate::disk::Disk;
 use crate::duck::{self, Engine};
@@ -74,7 +74,7 @@ pub struct Plan {
 }
 
 /// Makes plans for one storage.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Planner<'a> {
     /// The disk.
     pub disk: &'a dyn Disk,
@@ -94,13 +94,14 @@ impl Planner<'_> {
     pub fn dates(&self) -> Result<Vec<Date>, Failure> {
         let base = &self.config.base_dir;
         let names = self.disk.list(base).map_err(Failure::io(base))?;
-        let dates = names.iter().filter_map(|name| Date::parse(name));
-        let has_any = |date: &Date| {
-            let directory = base.join(date.to_string());
-            let has_log = || self.segments(&[directory.clone()]).is_ok_and(|found| !found.is_empty());
-            self.backups(Some(*date)).is_ok_and(|found| !found.is_empty()) || has_log()
-        };
-        Ok(dates.filter(has_any).collect())
+        let mut dates = Vec::new();
+        for date in names.iter().filter_map(|name| Date::parse(name)) {
+            let directories = [base.join(date.to_string())];
+            if !self.backups(Some(date))?.is_empty() || !self.segments(&directories)?.is_empty() {
+                dates.push(date);
+            }
+        }
+        Ok(dates)
     }
 
     /// The plan for the collection, or for one date. Backups in `bad` are passed over.
@@ -127,17 +128,22 @@ impl Planner<'_> {
         let base = &self.config.base_dir;
         let found = match date {
             None => manifest::list(self.disk, base),
-            Some(date) => manifest::find(self.disk, &base.join(date.to_string()))
-                .map(|found| found.into_iter().collect()),
+            Some(date) => match manifest::find(self.disk, &base.join(date.to_string())) {
+                Err(error @ ManifestError::Content { .. }) => {
+                    tracing::warn!(%error, "a backup's manifest cannot be used");
+                    Ok(Vec::new())
+                }
+                found => found.map(|found| found.into_iter().collect()),
+            },
         };
-        let mut found = found.map_err(|error| Failure::new(Failure::IO, error))?;
+        let mut found = found.map_err(|error| Failure::new(Failure::IO, error.to_string()))?;
         let model = self.config.model().to_string();
         found.retain(|one| one.is_verified() && one.manifest.model == model);
         Ok(found)
     }
 
     fn segments(&self, directories: &[PathBuf]) -> Result<Vec<Segment>, Failure> {
-        walk::segments(self.disk, directories).map_err(|error| Failure::new(Failure::IO, error))
+        walk::segments(self.disk, directories).map_err(|error| Failure::new(Failure::IO, error.to_string()))
     }
 
     fn wal_directories(&self, date: Option<Date>) -> Result<Vec<PathBuf>, Failure> {
@@ -184,7 +190,7 @@ impl Planner<'_> {
         };
         let Some(history) = found.paths.first() else { return Ok(plan) };
         let (seq, updated_at) = duck::look_back(self.engine, history, moment)
-            .map_err(|error| Failure::new(Failure::FAILED, error))?;
+            .map_err(|error| Failure::new(Failure::FAILED, error.to_string()))?;
         Ok(Plan {
             base: Base::CutBack(found),
             used: Vec::new(),

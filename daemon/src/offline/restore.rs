@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::Failure;
 use super::plan::{Base, Moment, Plan, Planner};
 use super::walk;
-use crate::backup::manifest::Found;
+use crate::backup::manifest::{self, Found};
 use crate::backup::verify;
 use crate::config::{self, Overrides, StorageConfig};
 use crate::disk::{self, Disk, RealDisk};
@@ -78,18 +78,21 @@ fn parse_date(text: &str) -> Result<Date, String> {
 /// # Errors
 /// [`Failure`], with the exit code.
 pub fn run(args: &RestoreArgs, overrides: &Overrides) -> Result<(), Failure> {
-    let config = config::load(overrides).map_err(|error| Failure::new(Failure::CONFIGURATION, error))?;
+    let config =
+        config::load(overrides).map_err(|error| Failure::new(Failure::CONFIGURATION, error.to_string()))?;
     let storage = find_storage(&config.storages, args.storage.as_deref())?;
     let moment = moment(args, storage)?;
+    // Without a slash at its end: what stands beside it has its name and more.
+    let to: PathBuf = args.to.components().collect();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(FILE_MODE_MASK));
-    check_target(&args.to, storage)?;
-    let incomplete = with_suffix(&args.to, INCOMPLETE_SUFFIX);
+    check_target(&to, storage)?;
+    let incomplete = with_suffix(&to, INCOMPLETE_SUFFIX);
     let engine = Engine::open(&EngineSettings {
         memory_limit_bytes: config.limits.duckdb_memory_bytes,
         threads: config.limits.duckdb_threads,
         temp_directory: incomplete.join("duckdb_temp"),
     })
-    .map_err(|error| Failure::new(Failure::FAILED, error))?;
+    .map_err(|error| Failure::new(Failure::FAILED, error.to_string()))?;
     let planner = Planner { disk: &RealDisk, engine: &engine, config: storage, moment };
     let dates = match (storage.model(), args.date) {
         (Model::Collection, _) => vec![None],
@@ -109,11 +112,11 @@ pub fn run(args: &RestoreArgs, overrides: &Overrides) -> Result<(), Failure> {
         return Ok(());
     }
     let built = Builder { engine: &engine, planner: &planner, incomplete: &incomplete }.build(plans);
-    built.and_then(|()| finish(&incomplete, &args.to)).inspect_err(|_| {
+    built.and_then(|()| finish(&incomplete, &to)).inspect_err(|_| {
         // What is left says by its name that it is incomplete; that is all that matters here.
         let _ = std::fs::remove_dir_all(&incomplete);
     })?;
-    say(&format!("written to {}", args.to.display()));
+    say(&format!("written to {}", to.display()));
     Ok(())
 }
 
@@ -204,10 +207,10 @@ fn tell(storage: &StorageConfig, moment: Moment, plans: &[Plan]) -> String {
         let short = |path: &Path| path.strip_prefix(&storage.base_dir).unwrap_or(path).display().to_string();
         lines.push(match plan.used.as_slice() {
             [] => "  WAL: none is used".to_owned(),
-            [only] => format!("  WAL: {} records from {}", plan.records, short(only)),
+            [only] => format!("  WAL: {} from {}", count(plan.records), short(only)),
             [first, .., last] => format!(
-                "  WAL: {} records from {} segments, {} to {}",
-                plan.records,
+                "  WAL: {} from {} segments, {} to {}",
+                count(plan.records),
                 plan.used.len(),
                 short(first),
                 short(last)
@@ -224,6 +227,10 @@ fn tell(storage: &StorageConfig, moment: Moment, plans: &[Plan]) -> String {
         lines.extend(plan.uncovered.as_ref().map(|what| format!("  not covered: {what}")));
     }
     lines.join("\n")
+}
+
+fn count(records: u64) -> String {
+    if records == 1 { "1 record".to_owned() } else { format!("{records} records") }
 }
 
 /// Gives the complete directory its name.
@@ -251,25 +258,10 @@ impl Builder<'_> {
         RealDisk.sync_dir(self.incomplete).map_err(Failure::io(self.incomplete))
     }
 
-    fn build_one(&self, mut plan: Plan) -> Result<(), Failure> {
+    fn build_one(&self, plan: Plan) -> Result<(), Failure> {
         let files = self.files(&plan)?;
-        let mut bad = Vec::new();
-        loop {
-            let (Base::Backup(found) | Base::CutBack(found)) = &plan.base else { break };
-            let Err(what) = copy_backup(found, &files)? else { break };
-            say(&format!("the backup {} is damaged and is passed over: {what}", found.manifest.backup));
-            bad.push(found.directory.clone());
-            let (date, seq) = (plan.date, plan.seq);
-            plan = self.planner.plan(date, &bad)?;
-            if plan.uncovered.is_some() || plan.seq < seq {
-                let what = plan.uncovered.unwrap_or_else(|| format!("only record {} can be had", plan.seq));
-                return Err(Failure::new(Failure::FAILED, format!("without it, {what}")));
-            }
-        }
-        if plan.seq == 0 {
-            return Ok(());
-        }
-        let failed = |error: duck::DuckError| Failure::new(Failure::FAILED, error);
+        let plan = self.copy_base(plan, &files)?;
+        let failed = |error: duck::DuckError| Failure::new(Failure::FAILED, error.to_string());
         let schema = Arc::new(self.planner.config.schema.clone());
         if let (Base::CutBack(_), Files::Collection { history, latest }) = (&plan.base, &files) {
             duck::truncate_collection(self.engine, &schema, [history, latest], plan.seq).map_err(failed)?;
@@ -290,6 +282,27 @@ impl Builder<'_> {
             RealDisk.sync_dir(disk::parent_of(file)).map_err(Failure::io(file))?;
         }
         Ok(())
+    }
+
+    /// Copies what the plan begins with. A backup that turns out to be damaged is passed over, and the plan that
+    /// is answered comes to the same record without it.
+    fn copy_base(&self, mut plan: Plan, files: &Files) -> Result<Plan, Failure> {
+        let mut bad = Vec::new();
+        while let Base::Backup(found) | Base::CutBack(found) = &plan.base {
+            let Err(what) = copy_backup(found, files)? else { break };
+            let now = manifest::find(&RealDisk, &found.directory).ok().flatten();
+            // Beside a running daemon it may only have been replaced while it was copied.
+            if now.is_none_or(|now| now.manifest == found.manifest) {
+                say(&format!("the backup {} is damaged and is passed over: {what}", found.manifest.backup));
+                bad.push(found.directory.clone());
+            }
+            let planner = Planner { moment: Moment::Seq(plan.seq), ..*self.planner };
+            plan = planner.plan(plan.date, &bad)?;
+            if let Some(what) = plan.uncovered {
+                return Err(Failure::new(Failure::FAILED, format!("without it, {what}")));
+            }
+        }
+        Ok(plan)
     }
 
     /// Where the database files of a partition go.
@@ -335,7 +348,7 @@ impl Builder<'_> {
             failed.is_none() && !is_last
         });
         walked.map_err(|(file, error)| Failure::io(&file)(error))?;
-        failed.map_or(Ok(()), |error| Err(Failure::new(Failure::FAILED, error)))
+        failed.map_or(Ok(()), |error| Err(Failure::new(Failure::FAILED, error.to_string())))
     }
 }
 

@@ -251,3 +251,6 @@ fn remove_empty_days(shared: &Shared, base_dir: &std::path::Path, today: Date) -
     }
     Ok(removed)
 }
+
+#[cfg(test)]
+mod tests;

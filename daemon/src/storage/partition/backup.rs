@@ -82,8 +82,11 @@ impl Partition {
             name: self.date.unwrap_or(day),
             files: &self.files,
         };
-        let taken = job.run(&store);
-        // Checkpoints may have had to leave out what the backup was still looking at.
+        self.backing_up.store(true, Ordering::Release);
+        let run = std::panic::AssertUnwindSafe(|| job.run(&store));
+        let panicked = |_| Err(BackupError::Thread(std::io::Error::other("it panicked")));
+        let taken = std::panic::catch_unwind(run).unwrap_or_else(panicked);
+        self.backing_up.store(false, Ordering::Release);
         self.settle();
         let manifest = taken?;
         self.look_for_backups();

@@ -251,6 +251,10 @@ impl Partition {
 
     /// Brings DuckDB's log into its file. A failure costs only the segments that could go: they stay.
     fn checkpoint(&self, store: &Store, flushed_seq: u64) {
+        // DuckDB would refuse; the backup's end makes up for it.
+        if self.backing_up.load(Ordering::Acquire) {
+            return;
+        }
         let begun = Instant::now();
         match store.checkpoint() {
             Ok(()) => {

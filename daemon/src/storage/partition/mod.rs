@@ -99,6 +99,8 @@ pub struct Partition {
     torn_count: usize,
     /// How far the newest backup reaches.
     backed_up: backup::BackedUp,
+    /// A backup reads the files; DuckDB makes no checkpoint meanwhile.
+    backing_up: AtomicBool,
     /// DuckDB could not read what it should have: the log is kept, whatever its age.
     suspect: AtomicBool,
     /// Told when something was written that is not synced.

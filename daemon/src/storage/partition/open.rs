@@ -123,6 +123,7 @@ impl Partition {
             flush_wanted: AtomicBool::new(unflushed > 0),
             torn_count: recovered.torn_count,
             backed_up,
+            backing_up: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
             unsynced: Arc::new(Notify::new()),
             last_used_ms: AtomicU64::new(last_used_ms),
