@@ -12,6 +12,7 @@
 //! | [`duck`] | brings it into DuckDB; the only room that speaks SQL |
 //! | [`export`] | writes it as Parquet |
 //! | [`schedule`], [`clock`] | what happens by itself, and by which clock |
+//! | [`offline`] | work on directories without a running daemon |
 //! | [`disk`] | every file operation on which durability rests |
 //! | [`dir_lock`], [`latch`], [`stats`] | one daemon per directory; failures that stay; figures |
 
@@ -28,6 +29,7 @@ pub mod export;
 pub mod latch;
 pub mod logging;
 pub mod memory;
+pub mod offline;
 pub mod schedule;
 pub mod server;
 pub mod stats;

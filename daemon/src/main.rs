@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use fastpersistd::config::{self, Overrides};
-use fastpersistd::{daemon, logging};
+use fastpersistd::{daemon, logging, offline};
 
 // Records are many small allocations that live long. Chosen by its reputation for that; it was not compared
 // with the system's allocator here.
@@ -17,6 +17,7 @@ const EXIT_CONFIG: u8 = 78;
 
 /// One durable store that many processes on one host share.
 #[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 #[command(version, about, after_help = "Example: fastpersistd --base-dir /var/lib/fastpersistd")]
 struct Arguments {
     /// The configuration file [default: /etc/fastpersistd/config.toml where it exists, else two storages]
@@ -34,10 +35,36 @@ struct Arguments {
     /// error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
+    #[command(subcommand)]
+    offline: Option<Offline>,
+}
+
+/// Work without a daemon; `fastpersist` is what people call.
+#[derive(Debug, Subcommand)]
+enum Offline {
+    /// Print the records in a directory of the Python library
+    #[command(hide = true)]
+    ReadPython(offline::read_python::Arguments),
+}
+
+impl Offline {
+    fn run(&self) -> ExitCode {
+        let Self::ReadPython(arguments) = self;
+        match offline::read_python::run(arguments, &mut std::io::stdout().lock()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        }
+    }
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(offline) = &arguments.offline {
+        return offline.run();
+    }
     let overrides = Overrides {
         config: arguments.config,
         base_dir: arguments.base_dir,

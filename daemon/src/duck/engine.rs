@@ -102,6 +102,14 @@ impl Engine {
         self.base.lock().execute_batch(&sql).map_err(open)
     }
 
+    /// Attaches a file that is only read, and is not made.
+    pub(super) fn attach_read_only(&self, path: &Path, alias: &str) -> Result<(), DuckError> {
+        let absolute = std::path::absolute(path).map_err(|_| DuckError::Path { path: path.to_owned() })?;
+        let sql = format!("ATTACH {} AS {alias} (TYPE duckdb, READ_ONLY)", quote_text(utf8(&absolute)?));
+        let open = |source| DuckError::Open { file: path.to_owned(), source: Box::new(source) };
+        self.base.lock().execute_batch(&sql).map_err(open)
+    }
+
     /// Detaches a file; one that is not attached is no error.
     pub(super) fn detach(&self, path: &Path, alias: &str) -> Result<(), DuckError> {
         let failed = |source| DuckError::Sql {

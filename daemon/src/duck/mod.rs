@@ -11,6 +11,7 @@
 mod engine;
 mod error;
 mod flush;
+pub mod foreign;
 mod plan;
 mod read;
 mod rows;
