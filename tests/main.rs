@@ -48,6 +48,7 @@ mod command_line;
 mod configuration;
 mod damage;
 mod found;
+mod import;
 mod kill_loop;
 mod recovery;
 mod shutdown;

@@ -20,6 +20,7 @@ const VERBS: &[&str] = &[
     "info",
     "ping",
     "load",
+    "import",
     "bench",
     "demo",
 ];
@@ -92,6 +93,7 @@ fn nobody_listening_is_69_and_says_what_to_do() {
         &["info"],
         &["ping"],
         &["load", "-"],
+        &["import", "--from", "/tmp"],
         &["bench"],
     ];
     for arguments in reached {
@@ -135,6 +137,8 @@ fn usage_errors_are_2_and_reach_nobody() {
         &["load", "-", "--process-field", "p"],
         &["load", "-", "--key", "{a"],
         &["load", "-", "--batch-size", "0"],
+        &["import"],
+        &["import", "--from", "/tmp", "--batch-size", "0"],
         &["bench", "--model", "graph"],
     ];
     for arguments in wrong {

@@ -1,12 +1,13 @@
 //! The command line: arguments in, one verb run, an exit code out.
 //!
-//! Each group of verbs has a file: `write`, `read`, `admin`, `load`, `bench`, `demo`. They share the way
+//! Each group of verbs has a file: `write`, `read`, `admin`, `load`, `import`, `bench`, `demo`. They share the way
 //! to the daemon (here), the way out (`output`) and the way to fail (`failure`).
 
 mod admin;
 mod bench;
 mod demo;
 mod failure;
+mod import;
 mod load;
 mod output;
 mod read;
@@ -97,6 +98,8 @@ enum Verb {
     Ping(admin::PingArgs),
     /// Load a file of JSON lines or CSV into a storage.
     Load(Box<load::LoadArgs>),
+    /// Bring a directory of the Python library ionbus-fast-persist into a storage.
+    Import(import::ImportArgs),
     /// Measure requests per second and latency.
     Bench(bench::BenchArgs),
     /// A tour on real data: three writers, one store, and a kill -9 in the middle.
@@ -132,6 +135,7 @@ fn run(cli: &Cli) -> Outcome {
         Verb::Info(_) => admin::info(global, &mut out),
         Verb::Ping(_) => admin::ping(global, &mut out),
         Verb::Load(args) => load::load(global, args, &mut out),
+        Verb::Import(args) => import::import(global, args, &mut out),
         Verb::Bench(args) => bench::bench(global, args, &mut out),
         Verb::Demo(args) => demo::demo(global.json, args, &mut out),
         Verb::DemoWriter(args) => demo::write(global, args),

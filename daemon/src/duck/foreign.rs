@@ -239,7 +239,14 @@ impl ForeignDatabase {
         on_row: &mut dyn FnMut(&ForeignRow<'_>),
     ) -> Result<(), DuckError> {
         let compared = [
-            "key", "collection_name", "item_name", "data", "value_int", "value_float", "value_string", "timestamp",
+            "key",
+            "collection_name",
+            "item_name",
+            "data",
+            "value_int",
+            "value_float",
+            "value_string",
+            "timestamp",
         ];
         let both = compared.into_iter().filter(|column| latest.has(column) && history.has(column));
         let same: Vec<_> = both
@@ -360,4 +367,3 @@ fn check_unused(file: &Path) -> Result<(), ForeignError> {
         _ => Ok(()),
     }
 }
-

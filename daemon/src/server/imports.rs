@@ -27,8 +27,7 @@ impl Dispatcher<'_> {
         let mut records = Vec::with_capacity(imported.len());
         for (position, one) in imported.iter().enumerate() {
             let mut own_warnings = Vec::new();
-            let record =
-                rules::record_of_import(schema, one, self.now, &mut own_warnings, &mut self.scratch);
+            let record = rules::record_of_import(schema, one, self.now, &mut own_warnings, &mut self.scratch);
             records.push(record.map_err(|error| in_batch(&error, position))?);
             warnings.extend(own_warnings.into_iter().map(|warning| format!("op {position}: {warning}")));
         }

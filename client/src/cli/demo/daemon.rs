@@ -169,7 +169,7 @@ impl Drop for TempDaemon {
 }
 
 /// The daemon beside this program, else on the PATH.
-fn find_program() -> Outcome<PathBuf> {
+pub(in crate::cli) fn find_program() -> Outcome<PathBuf> {
     let beside = env::current_exe().ok().and_then(|own| Some(own.parent()?.join(PROGRAM)));
     let path = env::var_os("PATH").unwrap_or_default();
     let on_path = env::split_paths(&path).map(|dir| dir.join(PROGRAM));

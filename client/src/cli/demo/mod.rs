@@ -28,6 +28,7 @@ use super::failure::{Failure, Outcome};
 use super::output::{Output, count, grouped};
 use check::{Findings, ParquetFile};
 use crew::Crew;
+pub(super) use daemon::find_program;
 use daemon::{STORAGE, TempDaemon};
 use flights::{AIRPORTS, DATE, Flight};
 pub(crate) use writer::{WriterArgs, write};

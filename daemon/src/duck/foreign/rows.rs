@@ -65,7 +65,8 @@ pub(super) fn each(
     let columns = chunk.columns();
     let wrong = || DuckError::Row { file: table.file.clone(), column: "of an unexpected type" };
     let texts = |index: usize| texts(columns, index).ok_or_else(wrong);
-    let ints = |index: usize| columns.get(index).and_then(|c| c.as_primitive_opt::<Int64Type>()).ok_or_else(wrong);
+    let ints =
+        |index: usize| columns.get(index).and_then(|c| c.as_primitive_opt::<Int64Type>()).ok_or_else(wrong);
     let (number, extra) = (ints(0)?, texts(1)?);
     let (key, process, collection, item) = (texts(2)?, texts(3)?, texts(4)?, texts(5)?);
     let (data, timestamp, status) = (texts(6)?, ints(7)?, texts(8)?);

@@ -11,18 +11,20 @@ use fastpersist_protocol::time::Timestamp;
 const MINUTE: i64 = 60_000_000;
 /// No zone is further from UTC.
 const MAX_OFFSET: i64 = 15 * 60 * MINUTE;
+/// A row about an instant long before or after it was taken may tell the other half of the year.
+const NEAR: i64 = 2 * 24 * 60 * MINUTE;
 
 /// Reads the columns of one table, row after row.
 #[derive(Debug)]
 pub(super) struct RowClock {
     zone: Option<Tz>,
     /// Local time minus UTC, in microseconds, as the last row that told it has told it.
-    offset: i64,
+    offset: Option<i64>,
 }
 
 impl RowClock {
     pub(super) fn new(zone: Option<Tz>) -> Self {
-        Self { zone, offset: 0 }
+        Self { zone, offset: None }
     }
 
     /// The record's own instant and when it was taken; `told` is the instant in its document.
@@ -34,7 +36,10 @@ impl RowClock {
     ) -> (Option<Timestamp>, Option<Timestamp>) {
         let offset = timestamp.zip(told).and_then(|(column, told)| column.checked_sub(told.as_micros()));
         let offset = offset.filter(|offset| offset.abs() <= MAX_OFFSET && offset % (15 * MINUTE) == 0);
-        self.offset = offset.unwrap_or(self.offset);
+        let near = timestamp.zip(updated_at).is_some_and(|(own, taken)| own.abs_diff(taken) < NEAR as u64);
+        if near || self.offset.is_none() {
+            self.offset = offset.or(self.offset);
+        }
         let own = match (offset, timestamp, told) {
             (Some(_), _, told) | (None, None, told) => told,
             // They contradict each other; the column is what queries have seen.
@@ -44,12 +49,13 @@ impl RowClock {
     }
 
     fn instant(&self, local: i64) -> Option<Timestamp> {
-        let Some(zone) = self.zone else { return Timestamp::from_micros(local.checked_sub(self.offset)?) };
+        let by_offset = local.checked_sub(self.offset.unwrap_or(0))?;
+        let Some(zone) = self.zone else { return Timestamp::from_micros(by_offset) };
         let naive = DateTime::from_timestamp_micros(local)?.naive_utc();
         let instant = match zone.from_local_datetime(&naive) {
             LocalResult::Single(instant) | LocalResult::Ambiguous(instant, _) => instant.timestamp_micros(),
             // An hour that the clocks skipped.
-            LocalResult::None => local.checked_sub(self.offset)?,
+            LocalResult::None => by_offset,
         };
         Timestamp::from_micros(instant)
     }

@@ -68,8 +68,8 @@ impl<'a> Entry<'a> {
             Some(extra) => with_columns(data, extra)?,
             None => data,
         };
-        let document =
-            Document::new(&data, MAX_DEPTH).map_err(|error| format!("its data is no JSON object: {error}"))?;
+        let document = Document::new(&data, MAX_DEPTH)
+            .map_err(|error| format!("its data is no JSON object: {error}"))?;
         let told = document.timestamp.and_then(|raw| Timestamp::parse(&raw.as_str()?));
         let (timestamp, updated_at) = clock.read(row.timestamp, row.updated_at, told);
         let names = match model {
@@ -82,7 +82,13 @@ impl<'a> Entry<'a> {
         let value = match &row.value {
             Some(Value::Float(float)) if !float.is_finite() => {
                 not_finite += 1;
-                let name = if float.is_nan() { "NaN" } else if *float > 0.0 { "Infinity" } else { "-Infinity" };
+                let name = if float.is_nan() {
+                    "NaN"
+                } else if *float > 0.0 {
+                    "Infinity"
+                } else {
+                    "-Infinity"
+                };
                 Some(Value::String(name.into()))
             }
             value => value.clone(),

@@ -34,6 +34,9 @@ use report::Report;
 /// What DuckDB may use.
 const MEMORY_LIMIT_BYTES: u64 = 512 << 20;
 
+/// How far a file's time may lag behind its last write.
+const MTIME_LAG: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// What `read-python` is told.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -172,7 +175,8 @@ impl<'a, 'o> Reading<'a, 'o> {
             match entry {
                 Ok((mut entry, not_finite)) => {
                     self.report.counts.not_finite += if first { not_finite } else { 0 };
-                    // A line is not younger than its file, whatever instant it is about.
+                    // A line is not younger than its file, whatever instant it is about; but a file's time may
+                    // lag behind by a tick of the kernel's clock.
                     entry.updated_at = entry.timestamp.into_iter().chain(modified).min();
                     on_entry(self, line.number, &entry);
                 }
@@ -190,6 +194,6 @@ impl<'a, 'o> Reading<'a, 'o> {
 }
 
 fn instant(time: std::time::SystemTime) -> Option<Timestamp> {
-    let since = time.duration_since(std::time::UNIX_EPOCH).ok()?;
+    let since = time.duration_since(std::time::UNIX_EPOCH).ok()? + MTIME_LAG;
     Timestamp::from_micros(since.as_micros() as i64)
 }
