@@ -52,8 +52,10 @@ fn the_log_alone_gives_the_last_value_of_each_record_and_tells_what_is_torn() {
     assert!(places[1]["reason"].as_str().unwrap().contains("torn"), "{summary}");
 
     let mut conn = daemon.connect();
-    let mut get =
-        |key: &str| conn.ok(json!({"op": "get_key", "date": "2025-01-15", "key": key}))["records"].clone();
+    let mut get = |key: &str| {
+        conn.ok(json!({"op": "get_key", "storage": "jobs", "date": "2025-01-15", "key": key}))["records"]
+            .clone()
+    };
     let a = get("a");
     assert_eq!((&a[0]["process_name"], &a[0]["data"]), (&Value::Null, &json!({"n": 4, "price": 2})));
     assert_eq!(a[0]["timestamp"], "2020-01-01T00:00:00.000000Z");
@@ -61,7 +63,10 @@ fn the_log_alone_gives_the_last_value_of_each_record_and_tells_what_is_torn() {
     assert_eq!(a[1]["timestamp"], "2025-01-15T08:00:01.500000Z");
     assert_eq!(get("nan")[0]["data"], json!({"x": "NaN", "s": "NaN"}));
     assert_eq!(get("old")[0]["process_name"], "", "lines of old versions have no process name");
-    assert_eq!(conn.ok(json!({"op": "dates"}))["dates"], json!(["2025-01-15", "2025-01-16"]));
+    assert_eq!(
+        conn.ok(json!({"op": "dates", "storage": "jobs"}))["dates"],
+        json!(["2025-01-15", "2025-01-16"])
+    );
 
     let (_, again) = import(&site, &source, "jobs");
     assert_eq!((&again["stored"], &again["already_there"]), (&json!(0), &json!(5)), "{again}");

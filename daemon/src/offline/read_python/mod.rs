@@ -34,7 +34,7 @@ use report::Report;
 /// What DuckDB may use.
 const MEMORY_LIMIT_BYTES: u64 = 512 << 20;
 
-/// How far a file's time may lag behind its last write.
+/// How far a file's time may lag behind its last write, by a tick of the kernel's clock.
 const MTIME_LAG: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What `read-python` is told.
@@ -166,7 +166,8 @@ impl<'a, 'o> Reading<'a, 'o> {
     /// Shows what the lines of a file say. The first time they are counted, and what is wrong is told.
     fn wal_file(&mut self, file: &Path, model: Model, first: bool, on_entry: &mut OnEntry<'_, 'a, 'o>) {
         let short = self.layout.short(file);
-        let modified = std::fs::metadata(file).and_then(|data| data.modified()).ok().and_then(instant);
+        let bounds = Bounds::of(file);
+        let mut before = None;
         let read = wal::lines(file, &mut |line| {
             let entry = wal::entry(model, &line);
             if first {
@@ -175,9 +176,9 @@ impl<'a, 'o> Reading<'a, 'o> {
             match entry {
                 Ok((mut entry, not_finite)) => {
                     self.report.counts.not_finite += if first { not_finite } else { 0 };
-                    // A line is not younger than its file, whatever instant it is about; but a file's time may
-                    // lag behind by a tick of the kernel's clock.
-                    entry.updated_at = entry.timestamp.into_iter().chain(modified).min();
+                    let at = taken_at(entry.timestamp, before, bounds);
+                    before = Some(at);
+                    entry.updated_at = Some(at);
                     on_entry(self, line.number, &entry);
                 }
                 Err(reason) if first => self.report.problem(&short, Some(("line", line.number)), &reason),
@@ -190,6 +191,35 @@ impl<'a, 'o> Reading<'a, 'o> {
             Err(error) if first => self.report.problem(&short, None, &error.to_string()),
             Err(_) => {}
         }
+    }
+}
+
+/// Between what instants a file of the log was written, as far as can be told.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    /// Where nothing better is known: the day after which its directory is called.
+    day: Timestamp,
+    modified: Option<Timestamp>,
+}
+
+impl Bounds {
+    fn of(file: &Path) -> Self {
+        let day = file.parent().and_then(|dir| Timestamp::parse(dir.file_name()?.to_str()?));
+        let modified = std::fs::metadata(file).and_then(|data| data.modified()).ok().and_then(instant);
+        Self { day: day.unwrap_or(Timestamp::EPOCH), modified }
+    }
+}
+
+/// When a line was taken. It does not say so, but its own instant is that unless the program gave another one:
+/// one before the line before, or after the file. Such a line counts as taken right after the line before, and
+/// not by the file's time, which moves on while the library writes.
+fn taken_at(own: Option<Timestamp>, before: Option<Timestamp>, bounds: Bounds) -> Timestamp {
+    let written = own.filter(|own| bounds.modified.is_none_or(|modified| *own <= modified));
+    match (written, before) {
+        (Some(own), None) => own,
+        (Some(own), Some(before)) if own > before => own,
+        (_, Some(before)) => next(before),
+        (None, None) => own.map_or(bounds.day, |own| own.min(bounds.day)),
     }
 }
 
