@@ -219,9 +219,10 @@ impl ForeignDatabase {
     ) -> Result<(), DuckError> {
         let names = needed(table.model)[..names_of(table.model)].join(", ");
         let order = ["version", "updated_at"].into_iter().filter(|column| table.has(column));
-        let order: String = order.map(|column| format!("{column} DESC NULLS LAST, ")).collect();
+        let order: Vec<_> = order.map(|column| format!("{column} DESC NULLS LAST")).collect();
+        let order = [&order[..], &["rowid DESC".to_owned()]].concat().join(", ");
         let sql = format!(
-            "SELECT {} FROM {} AS t QUALIFY row_number() OVER (PARTITION BY {names} ORDER BY {order}rowid DESC) = 1",
+            "SELECT {} FROM {} AS t QUALIFY row_number() OVER (PARTITION BY {names} ORDER BY {order}) = 1",
             table.select(),
             table.sql()
         );

@@ -63,7 +63,7 @@ impl Batch {
     pub(super) fn line(&self) -> String {
         let mut line = String::from("{\"op\":\"import\",");
         if let Some(date) = self.date {
-            line.push_str(&format!("\"date\":\"{date}\","));
+            line.extend(["\"date\":\"", &date.to_string(), "\","]);
         }
         line.push_str("\"ops\":[");
         for (index, op) in self.ops.iter().enumerate() {
@@ -148,8 +148,8 @@ impl Reader {
             Event::Expected(told["partition"]["expected"].as_u64().unwrap_or(0))
         } else if told["source"].is_object() {
             let cut = self.cut(events);
-            self.batch.file = told["source"]["file"].as_str().unwrap_or_default().to_owned();
-            self.batch.unit = told["source"]["unit"].as_str().unwrap_or_default().to_owned();
+            told["source"]["file"].as_str().unwrap_or_default().clone_into(&mut self.batch.file);
+            told["source"]["unit"].as_str().unwrap_or_default().clone_into(&mut self.batch.unit);
             return Ok(cut);
         } else if let Some(model) = told["model"].as_str() {
             Event::Model(model.to_owned())

@@ -126,7 +126,7 @@ fn rows(
     match read {
         Ok(()) => reading.report.counts.duplicate_rows += count.saturating_sub(shown),
         Err(error) => {
-            reading.report.problem(short, None, &format!("read up to row {shown} of {count}: {error}"))
+            reading.report.problem(short, None, &format!("read up to row {shown} of {count}: {error}"));
         }
     }
 }

@@ -77,12 +77,12 @@ pub(super) fn entry(model: Model, line: &Line<'_>) -> Result<(Entry<'static>, u6
     let (text, not_finite) = finite(text);
     let mut fields = Fields::default();
     let mut scanner = Scanner::new(&text, MAX_DEPTH);
-    let scanned = scanner.object(|scanner, name| {
+    let read = scanner.object(|scanner, name| {
         let value = scanner.value()?;
         fields.set(&name, value);
         Ok(())
     });
-    scanned.and_then(|_| scanner.end()).map_err(|error| {
+    read.and_then(|_| scanner.end()).map_err(|error| {
         if line.unfinished {
             "it is torn: its write was never finished".to_owned()
         } else {
