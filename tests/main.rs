@@ -49,6 +49,7 @@ mod command_line;
 mod configuration;
 mod damage;
 mod found;
+mod import;
 mod kill_loop;
 mod logs;
 mod metrics;

@@ -25,6 +25,7 @@ const VERBS: &[&str] = &[
     "ping",
     "check-config",
     "load",
+    "import",
     "bench",
     "demo",
     "completions",
@@ -103,6 +104,7 @@ fn nobody_listening_is_69_and_says_what_to_do() {
         &["info"],
         &["ping"],
         &["load", "-"],
+        &["import", "--from", "/tmp"],
         &["bench"],
     ];
     for arguments in reached {
@@ -146,6 +148,8 @@ fn usage_errors_are_2_and_reach_nobody() {
         &["load", "-", "--process-field", "p"],
         &["load", "-", "--key", "{a"],
         &["load", "-", "--batch-size", "0"],
+        &["import"],
+        &["import", "--from", "/tmp", "--batch-size", "0"],
         &["bench", "--model", "graph"],
         &["completions", "abacus"],
         &["backup", "--date", "2025-02-30"],

@@ -23,6 +23,7 @@ const EXIT_IO: u8 = 74;
 
 /// One durable store that many processes on one host share.
 #[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 #[command(version, about, after_help = "Example: fastpersistd --base-dir /var/lib/fastpersistd")]
 struct Arguments {
     /// The configuration file [default: /etc/fastpersistd/config.toml where it exists, else two storages]

@@ -1,6 +1,6 @@
 //! The command line: arguments in, one verb run, an exit code out.
 //!
-//! Each group of verbs has a file: `write`, `read`, `admin`, `backups`, `stats`, `load`, `bench`, `demo`, `docs`; what the daemon's
+//! Each group of verbs has a file: `write`, `read`, `admin`, `backups`, `stats`, `load`, `import`, `bench`, `demo`, `docs`; what the daemon's
 //! program does is in `forward`. They share the way
 //! to the daemon (here), the way out (`output`) and the way to fail (`failure`).
 
@@ -11,6 +11,7 @@ mod demo;
 mod docs;
 mod failure;
 mod forward;
+mod import;
 mod load;
 mod output;
 mod read;
@@ -112,6 +113,8 @@ enum Verb {
     CheckConfig(forward::CheckConfigArgs),
     /// Load a file of JSON lines or CSV into a storage.
     Load(Box<load::LoadArgs>),
+    /// Bring a directory of the Python library ionbus-fast-persist into a storage.
+    Import(import::ImportArgs),
     /// Measure requests per second and latency.
     Bench(bench::BenchArgs),
     /// A tour on real data: three writers, one store, and a kill -9 in the middle.
@@ -157,6 +160,7 @@ fn run(cli: &Cli) -> Outcome {
         Verb::Ping(_) => admin::ping(global, &mut out),
         Verb::CheckConfig(args) => forward::check_config(global, args),
         Verb::Load(args) => load::load(global, args, &mut out),
+        Verb::Import(args) => import::import(global, args, &mut out),
         Verb::Bench(args) => bench::bench(global, args, &mut out),
         Verb::Demo(args) => demo::demo(global.json, args, &mut out),
         Verb::Completions(args) => docs::completions(args),

@@ -12,6 +12,7 @@ mod backup;
 mod engine;
 mod error;
 mod flush;
+pub mod foreign;
 mod plan;
 mod read;
 mod rows;

@@ -5,6 +5,7 @@
 //! may run meanwhile.
 
 pub mod plan;
+pub mod read_python;
 pub mod restore;
 pub mod walk;
 
@@ -50,6 +51,9 @@ impl Failure {
 pub enum Command {
     /// Build a directory with what a storage held at some moment, from its backups and its WAL
     Restore(restore::RestoreArgs),
+    /// Print the records in a directory of the Python library
+    #[command(hide = true)]
+    ReadPython(read_python::Arguments),
 }
 
 /// Runs a subcommand; a failure is told on standard error.
@@ -63,6 +67,8 @@ pub fn run(command: &Command, overrides: &Overrides) -> ExitCode {
         .try_init();
     let ended = match command {
         Command::Restore(args) => restore::run(args, overrides),
+        Command::ReadPython(args) => read_python::run(args, &mut std::io::stdout().lock())
+            .map_err(|error| Failure::new(Failure::FAILED, error.to_string())),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

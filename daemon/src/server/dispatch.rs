@@ -31,9 +31,9 @@ pub struct Dispatcher<'s> {
     role: Option<(Option<usize>, Role)>,
     /// The partition that was last used, and how it was asked for.
     partition: Option<(usize, Option<Date>, Arc<Partition>)>,
-    now: Timestamp,
+    pub(super) now: Timestamp,
     /// Where records are put together.
-    scratch: Vec<u8>,
+    pub(super) scratch: Vec<u8>,
     /// Requests that were done at once, by operation; counted for all connections when the pass is over.
     /// Writes are counted when they are committed.
     done: [u32; Op::NAMES.len()],
@@ -112,6 +112,7 @@ impl<'s> Dispatcher<'s> {
             Op::Store(ref placed) => self.store(id, ask, placed, pass, out).await,
             Op::Delete(placed) => self.delete(id, ask, placed, pass, out).await,
             Op::Batch(placed) => self.batch(id, ask, placed, pass, out).await,
+            Op::Import(placed) => self.import(id, ask, placed, pass, out).await,
             Op::GetKeyProcess { date, ref key, ref process_name } => {
                 let (index, storage) = self.allowed(ask)?;
                 expect_model(storage, Model::Dated, "get_key_process", "get_item")?;
@@ -216,7 +217,7 @@ impl<'s> Dispatcher<'s> {
     }
 
     /// The partition that is held, where it is the one that is asked for.
-    fn held(&self, index: usize, date: Option<Date>) -> Option<&Arc<Partition>> {
+    pub(super) fn held(&self, index: usize, date: Option<Date>) -> Option<&Arc<Partition>> {
         let (held_index, held_date, partition) = self.partition.as_ref()?;
         ((*held_index, *held_date) == (index, date)).then_some(partition)
     }
@@ -237,7 +238,7 @@ impl<'s> Dispatcher<'s> {
     }
 
     /// Holds the partition for a write, and commits what is gathered for another one.
-    async fn target<'a>(
+    pub(super) async fn target<'a>(
         &mut self,
         (index, storage): (usize, &'s Arc<Storage>),
         date: Option<Date>,
@@ -467,7 +468,7 @@ fn no_producer(producer: Option<&Producer<'_>>) -> Answer<()> {
     }
 }
 
-fn in_batch(error: &RuleError, position: usize) -> WireError {
+pub(super) fn in_batch(error: &RuleError, position: usize) -> WireError {
     let error = errors::of_rule(error);
     let message = format!("op {position} of the batch: {}", error.message);
     WireError { message, ..error }.with_number("index", position as u64)

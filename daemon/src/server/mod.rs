@@ -14,6 +14,7 @@ pub mod connection;
 pub mod dispatch;
 mod errors;
 mod health;
+mod imports;
 pub mod listener;
 mod pass;
 mod reads;

@@ -21,7 +21,7 @@ use super::{Server, errors};
 use crate::storage::Storage;
 use crate::storage::memtable::Known;
 use crate::storage::partition::Partition;
-use crate::wal::commit::{Reply, Submission, UnitResult};
+use crate::wal::commit::{Reply, Submission, UnitResult, Write};
 
 /// Up to so many answers are written by the commit leader. With more it takes longer to write them than to
 /// wake the connection's task, which does it while the leader goes on: at 8 connections, 64 deep, that made
@@ -191,7 +191,7 @@ impl<'a> Pass<'a> {
 
 /// Whether what is done depends on what memory knows.
 fn is_conditional(submission: &Submission) -> bool {
-    submission.writes.iter().any(|write| write.if_seq.is_some() || write.record.is_deleted())
+    submission.writes.iter().any(Write::is_conditional)
 }
 
 /// Commits a submission. Where it depends on records that memory may not know, their keys are loaded
@@ -201,7 +201,7 @@ async fn commit(partition: &Arc<Partition>, submission: Submission) -> Result<Ve
     if !is_conditional(&submission) || !partition.may_be_cold() {
         return partition.submit(submission).await.map_err(|error| errors::of_gone(&error));
     }
-    let conditional = submission.writes.iter().filter(|w| w.if_seq.is_some() || w.record.is_deleted());
+    let conditional = submission.writes.iter().filter(|write| write.is_conditional());
     let keys: BTreeSet<String> = conditional.map(|write| write.record.key().to_owned()).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     partition.pin(&keys).await.map_err(|error| errors::of_read(&error))?;

@@ -1,21 +1,26 @@
 //! What a group's writes come to: conditions checked, places given, lines encoded.
 //!
-//! Conditions (`if_seq`, and whether a deletion finds anything) look at memory and at the writes before
+//! Conditions (`if_seq`, whether a deletion finds anything, whether an import is newer) look at memory and at the writes before
 //! them in the same group; nobody else can write meanwhile, for a partition has one committer.
 //!
 //! Invariant: places are given without gaps, in the order of the group; a refused request takes none.
 
 use std::collections::HashMap;
 
+use fastpersist_protocol::time::Timestamp;
+
 use super::memtable::{Known, Memtable};
 use super::record::{Names, Record};
-use crate::wal::commit::{Refusal, Seqs, Submission, Unit, UnitResult, Waiting};
+use crate::wal::commit::{Refusal, Seqs, Submission, Unit, UnitResult, Waiting, Write};
 use crate::wal::entry;
 
 type Address<'g> = (&'g str, Names<'g>);
 
-/// What the group makes of the records so far: their places, 0 for none.
-type Overlay<'g> = HashMap<Address<'g>, u64>;
+/// A record as it is: its place, and when it was taken. `None` for one that is not there.
+type Present = Option<(u64, Timestamp)>;
+
+/// What the group makes of the records so far.
+type Overlay<'g> = HashMap<Address<'g>, Present>;
 
 /// How a group begins.
 #[derive(Debug, Clone, Copy)]
@@ -28,11 +33,11 @@ pub(super) struct Start {
 
 /// Decides about every request of the group, in order; places are given as if all goes well.
 pub(super) fn plan(group: &[Waiting], memtable: &Memtable, start: Start) -> Vec<Vec<UnitResult>> {
-    let conditional = group.iter().flat_map(|waiting| &waiting.submission.writes);
+    let mut writes = group.iter().flat_map(|waiting| &waiting.submission.writes);
     let mut planner = Planner {
         memtable,
         // Only a group with conditions needs to know what its own writes come to.
-        overlay: conditional.clone().any(|w| w.if_seq.is_some() || w.record.is_deleted()).then(HashMap::new),
+        overlay: writes.any(Write::is_conditional).then(HashMap::new),
         next_seq: start.next_seq,
         stores: start.stores,
     };
@@ -75,7 +80,7 @@ impl<'g> Planner<'g> {
         let mut seqs = Vec::with_capacity(if unit.batch { range.len() } else { 0 });
         let mut only = None;
         for (index, write) in submission.writes[range].iter().enumerate() {
-            match self.write(&write.record, write.if_seq, index, &mut undo) {
+            match self.write(write, index, &mut undo) {
                 Ok(seq) if unit.batch => seqs.push(seq),
                 Ok(seq) => only = seq,
                 Err(no) => {
@@ -93,21 +98,25 @@ impl<'g> Planner<'g> {
 
     fn write(
         &mut self,
-        record: &'g Record,
-        if_seq: Option<u64>,
+        write: &'g Write,
         index: usize,
-        undo: &mut Vec<(Address<'g>, Option<u64>)>,
+        undo: &mut Vec<(Address<'g>, Option<Present>)>,
     ) -> Result<Option<u64>, No> {
+        let record = &write.record;
         if !self.stores && !record.is_deleted() {
             return Err(No::Refused(Refusal::DiskFull));
         }
-        if if_seq.is_some() || record.is_deleted() {
-            let current_seq = self.current_seq(record).ok_or_else(|| No::Cold(record.key().to_owned()))?;
-            match if_seq {
+        if write.is_conditional() {
+            let present = self.present(record).ok_or_else(|| No::Cold(record.key().to_owned()))?;
+            let current_seq = present.map_or(0, |(seq, _)| seq);
+            match write.if_seq {
                 Some(if_seq) if if_seq != current_seq => {
                     return Err(No::Refused(Refusal::Conflict { if_seq, current_seq, index }));
                 }
                 _ if record.is_deleted() && current_seq == 0 => return Ok(None),
+                _ if write.only_newer && present.is_some_and(|(_, taken)| taken >= record.updated_at()) => {
+                    return Ok(None);
+                }
                 _ => {}
             }
         }
@@ -115,26 +124,26 @@ impl<'g> Planner<'g> {
         self.next_seq += 1;
         if let Some(overlay) = &mut self.overlay {
             let address = (record.key(), record.names());
-            let place = if record.is_deleted() { 0 } else { seq };
-            undo.push((address, overlay.insert(address, place)));
+            let present = (!record.is_deleted()).then(|| (seq, record.updated_at()));
+            undo.push((address, overlay.insert(address, present)));
         }
         Ok(Some(seq))
     }
 
-    /// The present record's place, 0 for none; `None` when memory does not know.
-    fn current_seq(&self, record: &Record) -> Option<u64> {
+    /// The present record; the outer `None` when memory does not know.
+    fn present(&self, record: &Record) -> Option<Present> {
         let address = (record.key(), record.names());
-        if let Some(seq) = self.overlay.as_ref().and_then(|overlay| overlay.get(&address)) {
-            return Some(*seq);
+        if let Some(present) = self.overlay.as_ref().and_then(|overlay| overlay.get(&address)) {
+            return Some(*present);
         }
         match self.memtable.get(record.key(), record.names()) {
-            Known::Live(present) => Some(present.seq()),
-            Known::Absent => Some(0),
+            Known::Live(present) => Some(Some((present.seq(), present.updated_at()))),
+            Known::Absent => Some(None),
             Known::Cold => None,
         }
     }
 
-    fn undo(&mut self, undo: Vec<(Address<'g>, Option<u64>)>) {
+    fn undo(&mut self, undo: Vec<(Address<'g>, Option<Present>)>) {
         let Some(overlay) = &mut self.overlay else { return };
         for (address, before) in undo.into_iter().rev() {
             match before {

@@ -265,6 +265,11 @@ impl Record {
         self.u64_at(head::SEQ)
     }
 
+    /// When the record was taken.
+    pub fn updated_at(&self) -> Timestamp {
+        self.instant(head::UPDATED_AT)
+    }
+
     /// Gives the record its place; once, when it is appended, before anybody shares it.
     pub fn set_seq(&mut self, seq: u64) {
         debug_assert!(self.seq() == 0 && seq > 0, "a record gets one place, and only once");

@@ -3,7 +3,7 @@
 //! Invariant: what comes out has passed every check that its model and its `extra_schema` ask for.
 
 use fastpersist_protocol::json::Raw;
-use fastpersist_protocol::request::{Address, Delete, Store};
+use fastpersist_protocol::request::{Address, Delete, Imported, Store};
 use fastpersist_protocol::time::Timestamp;
 use fastpersist_protocol::{MAX_NAME_BYTES, json};
 
@@ -72,6 +72,48 @@ pub fn record_of_store(
     warnings: &mut Vec<String>,
     scratch: &mut Vec<u8>,
 ) -> Result<Record, RuleError> {
+    let own = Own { updated_at: now, timestamp: Some(now), status: None, status_int: None };
+    build(schema, store, &own, warnings, scratch)
+}
+
+/// A record of an import. Nothing is made up for it: without a timestamp it has none.
+///
+/// # Errors
+/// See [`RuleError`].
+pub fn record_of_import(
+    schema: &Schema,
+    imported: &Imported<'_>,
+    now: Timestamp,
+    warnings: &mut Vec<String>,
+    scratch: &mut Vec<u8>,
+) -> Result<Record, RuleError> {
+    let own = Own {
+        updated_at: imported.updated_at.unwrap_or(now),
+        timestamp: None,
+        status: imported.status.as_deref(),
+        status_int: imported.status_int,
+    };
+    build(schema, &imported.store, &own, warnings, scratch)
+}
+
+/// What a record has that its store does not say.
+struct Own<'a> {
+    updated_at: Timestamp,
+    /// Where the store and its document have none.
+    timestamp: Option<Timestamp>,
+    /// Instead of the document's.
+    status: Option<&'a str>,
+    /// Instead of the document's.
+    status_int: Option<i32>,
+}
+
+fn build(
+    schema: &Schema,
+    store: &Store<'_>,
+    own: &Own<'_>,
+    warnings: &mut Vec<String>,
+    scratch: &mut Vec<u8>,
+) -> Result<Record, RuleError> {
     check_names(schema.model, &store.address)?;
     if schema.model == Model::Dated && store.value.is_some() {
         return Err(wrong_field(schema.model, "value"));
@@ -95,16 +137,16 @@ pub fn record_of_store(
     let timestamp = match (store.timestamp, present(data.timestamp)) {
         (Some(own), _) => Some(own),
         (None, Some(raw)) => timestamp_in_data(&raw, warnings),
-        (None, None) => Some(now),
+        (None, None) => own.timestamp,
     };
-    let status = present(data.status).and_then(|raw| {
+    let status = present(data.status).filter(|_| own.status.is_none()).and_then(|raw| {
         let text = raw.as_str();
         if text.is_none() {
             warnings.push(misfit_warning("status", "a string", &raw));
         }
         text
     });
-    let status_int = present(data.status_int).and_then(|raw| {
+    let status_int = present(data.status_int).filter(|_| own.status_int.is_none()).and_then(|raw| {
         let number = raw.as_i64().and_then(|number| i32::try_from(number).ok());
         if number.is_none() {
             warnings.push(misfit_warning("status_int", "a 32-bit integer", &raw));
@@ -117,10 +159,10 @@ pub fn record_of_store(
         data: data.text,
         value: store.value.clone(),
         timestamp,
-        status: status.as_deref(),
-        status_int,
+        status: own.status.or(status.as_deref()),
+        status_int: own.status_int.or(status_int),
         username: username.as_deref(),
-        updated_at: now,
+        updated_at: own.updated_at,
         seq: 0,
         deleted: false,
     };

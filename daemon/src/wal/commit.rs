@@ -32,6 +32,15 @@ pub struct Write {
     pub hasher: Hasher,
     /// The place that the present record must have; 0 for none.
     pub if_seq: Option<u64>,
+    /// Whether it is left out where the present record is as new or newer.
+    pub only_newer: bool,
+}
+
+impl Write {
+    /// Whether what becomes of it depends on the present record.
+    pub fn is_conditional(&self) -> bool {
+        self.if_seq.is_some() || self.only_newer || self.record.is_deleted()
+    }
 }
 
 /// One request's writes: a single one, or a batch that is done whole or not at all.
@@ -62,13 +71,23 @@ const FIRST_BODIES_BYTES: usize = 1024;
 impl Submission {
     /// Adds one write to the request that is being added.
     pub fn push(&mut self, record: Record, if_seq: Option<u64>) {
+        self.add(record, if_seq, false);
+    }
+
+    /// Adds one write that is left out where the present record is as new or newer.
+    pub fn push_if_newer(&mut self, record: Record) {
+        self.add(record, None, true);
+    }
+
+    fn add(&mut self, record: Record, if_seq: Option<u64>, only_newer: bool) {
         if self.bodies.capacity() == 0 {
             self.bodies.reserve(FIRST_BODIES_BYTES);
         }
         let start = self.bodies.len();
         super::entry::encode_body(&record.columns(), &mut self.bodies);
         let hasher = super::entry::hash_body(&self.bodies[start..]);
-        self.writes.push(Write { record, body: start as u32..self.bodies.len() as u32, hasher, if_seq });
+        let body = start as u32..self.bodies.len() as u32;
+        self.writes.push(Write { record, body, hasher, if_seq, only_newer });
     }
 
     /// Ends a request whose writes are those from `first` on.

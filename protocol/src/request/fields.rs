@@ -48,6 +48,7 @@ fields! {
     Params = "params", From = "from", To = "to", Fresh = "fresh", MaxRows = "max_rows",
     TimeoutMs = "timeout_ms", ResultKind = "result", FromSeq = "from_seq", Subscription = "subscription",
     Name = "name", WaitMs = "wait_ms", TtlMs = "ttl_ms", Token = "token",
+    UpdatedAt = "updated_at", Status = "status", StatusInt = "status_int",
 }
 
 type Taken<T> = Result<T, WireError>;
@@ -201,15 +202,23 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The request's own timestamp.
-    pub(super) fn timestamp(&self) -> Taken<Option<Timestamp>> {
-        let Some(text) = self.string(Field::Timestamp)? else { return Ok(None) };
+    /// An instant.
+    pub(super) fn instant(&self, field: Field) -> Taken<Option<Timestamp>> {
+        let Some(text) = self.string(field)? else { return Ok(None) };
         Timestamp::parse(&text).map(Some).ok_or_else(|| {
+            let name = field.name();
             WireError::field(
-                "timestamp",
-                format!("timestamp {text:?} cannot be read; right is for example \"2025-01-15T10:30:00Z\""),
+                name,
+                format!("{name} {text:?} cannot be read; right is for example \"2025-01-15T10:30:00Z\""),
             )
         })
+    }
+
+    /// A 32-bit integer.
+    pub(super) fn int32(&self, field: Field) -> Taken<Option<i32>> {
+        let Some(raw) = self.get(field) else { return Ok(None) };
+        let number = raw.as_i64().and_then(|number| i32::try_from(number).ok());
+        number.map(Some).ok_or_else(|| mistyped(field, "a 32-bit integer", &raw))
     }
 
     /// `durability`, which is `"sync"` when it is left out.

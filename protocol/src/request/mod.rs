@@ -167,6 +167,9 @@ pub enum Op<'a> {
     Info,
     /// A sign of life.
     Ping,
+    /// Records of another store with what it says about them, all or none; one that the storage has as
+    /// new or newer is left out.
+    Import(Placed<'a, Vec<Imported<'a>>>),
 }
 
 /// How `stats` is answered.
@@ -217,6 +220,7 @@ impl Op<'_> {
         "stats",
         "info",
         "ping",
+        "import",
     ];
 
     /// The operation's position in [`NAMES`](Self::NAMES), for counting.
@@ -248,6 +252,7 @@ impl Op<'_> {
             Self::Stats { .. } => 23,
             Self::Info => 24,
             Self::Ping => 25,
+            Self::Import(_) => 26,
         }
     }
 
@@ -357,6 +362,19 @@ pub struct Store<'a> {
     pub username: Option<Cow<'a, str>>,
     /// The record's present `seq` must equal this; 0 means that it must not exist.
     pub if_seq: Option<u64>,
+}
+
+/// One record of an import: a store, and what the daemon otherwise finds out by itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Imported<'a> {
+    /// The record. Its `if_seq` is always `None`.
+    pub store: Store<'a>,
+    /// When the other store took it; `None` is now.
+    pub updated_at: Option<Timestamp>,
+    /// The status; `None` is that of the document.
+    pub status: Option<Cow<'a, str>>,
+    /// The numeric status; `None` is that of the document.
+    pub status_int: Option<i32>,
 }
 
 /// Delete one record.

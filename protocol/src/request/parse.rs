@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::fields::{Field, Fields, missing, mistyped};
-use super::{Address, Delete, Op, Placed, Query, Request, ResultKind, Store, Write};
+use super::{Address, Delete, Imported, Op, Placed, Query, Request, ResultKind, Store, Write};
 use crate::error::{ErrorCode, WireError};
 use crate::json::{JsonError, Kind, Scanner};
 
@@ -96,7 +96,7 @@ fn read_op<'a>(op: &str, fields: &mut Fields<'a>, limits: ParseLimits) -> Readin
         }
         "batch" => {
             fields.only(op, allow![Date Durability Ops Producer ProducerSeq])?;
-            Ok(Op::Batch(placed(fields, batch(fields, limits)?)?))
+            Ok(Op::Batch(placed(fields, ops(fields, limits, batch_op)?)?))
         }
         "get_key_process" => {
             fields.only(op, allow![Date Key ProcessName])?;
@@ -134,12 +134,12 @@ fn read_op<'a>(op: &str, fields: &mut Fields<'a>, limits: ParseLimits) -> Readin
             fields.only(op, allow![Path])?;
             Ok(Op::ExportParquet { path: fields.name(Field::Path)? })
         }
-        other => sharing_op(other, fields),
+        other => sharing_op(other, fields, limits),
     }
 }
 
 /// The operations with which processes ask and wait for one another.
-fn sharing_op<'a>(op: &str, fields: &mut Fields<'a>) -> Reading<Op<'a>> {
+fn sharing_op<'a>(op: &str, fields: &mut Fields<'a>, limits: ParseLimits) -> Reading<Op<'a>> {
     match op {
         "history" => {
             fields.only(op, allow![Key CollectionName ItemName Limit BeforeSeq])?;
@@ -177,7 +177,7 @@ fn sharing_op<'a>(op: &str, fields: &mut Fields<'a>) -> Reading<Op<'a>> {
             let token = token.ok_or_else(|| missing(Field::Token, "the token that lock gave"))?;
             Ok(Op::Unlock { name: lock_name(fields)?, token })
         }
-        other => keeping_op(other, fields),
+        other => keeping_op(other, fields, limits),
     }
 }
 
@@ -231,7 +231,7 @@ fn limit(fields: &Fields<'_>, most: u64) -> Reading<Option<u64>> {
 }
 
 /// The operations that look after a storage.
-fn keeping_op<'a>(op: &str, fields: &mut Fields<'a>) -> Reading<Op<'a>> {
+fn keeping_op<'a>(op: &str, fields: &mut Fields<'a>, limits: ParseLimits) -> Reading<Op<'a>> {
     match op {
         "backup" => {
             fields.only(op, allow![Date])?;
@@ -253,6 +253,10 @@ fn keeping_op<'a>(op: &str, fields: &mut Fields<'a>) -> Reading<Op<'a>> {
             Ok(Op::RebuildHistoryFromWal { date })
         }
         "rebuild_latest_from_history" => bare(op, fields, Op::RebuildLatestFromHistory),
+        "import" => {
+            fields.only(op, allow![Date Durability Ops])?;
+            Ok(Op::Import(placed(fields, ops(fields, limits, import_op)?)?))
+        }
         other => Err(WireError::new(
             ErrorCode::UnknownOp,
             format!("unknown op {:?}; PROTOCOL.md lists the operations", short(other)),
@@ -291,7 +295,7 @@ fn store<'a>(fields: &Fields<'a>) -> Reading<Store<'a>> {
         address: address(fields)?,
         data: fields.document()?,
         value: fields.value()?,
-        timestamp: fields.timestamp()?,
+        timestamp: fields.instant(Field::Timestamp)?,
         username: fields.name(Field::Username)?,
         if_seq: fields.unsigned(Field::IfSeq)?,
     })
@@ -311,7 +315,12 @@ fn keys<'a>(fields: &Fields<'a>) -> Reading<Op<'a>> {
     })
 }
 
-fn batch<'a>(fields: &Fields<'a>, limits: ParseLimits) -> Reading<Vec<Write<'a>>> {
+/// The operations of a batch or an import, each read by `read`.
+fn ops<'a, T>(
+    fields: &Fields<'a>,
+    limits: ParseLimits,
+    read: fn(&mut Fields<'a>) -> Reading<T>,
+) -> Reading<Vec<T>> {
     let raw = fields.get_raw(Field::Ops).ok_or_else(|| missing(Field::Ops, "an array of operations"))?;
     if raw.kind != Kind::Array {
         return Err(mistyped(Field::Ops, "an array of operations", &raw));
@@ -326,7 +335,7 @@ fn batch<'a>(fields: &Fields<'a>, limits: ParseLimits) -> Reading<Vec<Write<'a>>
         if fault.is_some() || count >= limits.max_batch_ops {
             scanner.value()?;
         } else if scanner.at_object() {
-            match batch_op(&mut Fields::scan(scanner)?) {
+            match read(&mut Fields::scan(scanner)?) {
                 Ok(write) => writes.push(write),
                 Err(error) => fault = Some(indexed(error, count)),
             }
@@ -390,4 +399,35 @@ fn batch_op<'a>(fields: &mut Fields<'a>) -> Reading<Write<'a>> {
             Err(WireError::field("op", message))
         }
     }
+}
+
+fn import_op<'a>(fields: &mut Fields<'a>) -> Reading<Imported<'a>> {
+    let op = fields.string(Field::Op)?.ok_or_else(|| missing(Field::Op, "\"store\""))?;
+    if op != "store" {
+        let message = format!("{:?} cannot stand in an import; \"store\" can", short(&op));
+        return Err(WireError::field("op", message));
+    }
+    fields.only(
+        "store in an import",
+        &[
+            Field::Op,
+            Field::Key,
+            Field::ProcessName,
+            Field::CollectionName,
+            Field::ItemName,
+            Field::Data,
+            Field::Value,
+            Field::Timestamp,
+            Field::Username,
+            Field::UpdatedAt,
+            Field::Status,
+            Field::StatusInt,
+        ],
+    )?;
+    Ok(Imported {
+        store: store(fields)?,
+        updated_at: fields.instant(Field::UpdatedAt)?,
+        status: fields.string(Field::Status)?,
+        status_int: fields.int32(Field::StatusInt)?,
+    })
 }

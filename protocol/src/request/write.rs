@@ -1,6 +1,8 @@
 //! One [`Request`] to one line: the inverse of parsing, for clients.
 
-use super::{Address, Delete, Durability, Op, Placed, Query, Request, ResultKind, StatsFormat, Store, Write};
+use super::{
+    Address, Delete, Durability, Imported, Op, Placed, Query, Request, ResultKind, StatsFormat, Store, Write,
+};
 use crate::json;
 use crate::time::Date;
 
@@ -86,6 +88,10 @@ impl Op<'_> {
             Self::Batch(placed) => {
                 write_placed(placed, object);
                 write_ops(&placed.write, object.name("ops"));
+            }
+            Self::Import(placed) => {
+                write_placed(placed, object);
+                write_imported(&placed.write, object.name("ops"));
             }
             Self::GetKeyProcess { date, key, process_name } => {
                 object.opt_date(*date);
@@ -220,6 +226,27 @@ fn write_ops(writes: &[Write<'_>], out: &mut Vec<u8>) {
                 object.text("op", "delete");
                 write_delete(delete, &mut object);
             }
+        }
+        object.close();
+    }
+    out.push(b']');
+}
+
+fn write_imported(records: &[Imported<'_>], out: &mut Vec<u8>) {
+    out.push(b'[');
+    for (index, imported) in records.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        let mut object = Object::open(out);
+        object.text("op", "store");
+        write_store(&imported.store, &mut object);
+        if let Some(updated_at) = imported.updated_at {
+            object.text("updated_at", &updated_at.to_string());
+        }
+        object.opt_text("status", imported.status.as_deref());
+        if let Some(status_int) = imported.status_int {
+            json::write_i64(object.name("status_int"), i64::from(status_int));
         }
         object.close();
     }
