@@ -83,6 +83,14 @@ impl Engine {
         }
     }
 
+    /// Lets go of every block that is cached and not in use, so that what is read next comes from the file.
+    pub(super) fn forget_blocks(&self) {
+        let base = self.base.lock();
+        // No limit can be that low: DuckDB gives back what it can, refuses, and the limit stays as it was.
+        let _ = base.execute_batch("SET GLOBAL memory_limit = '1B'");
+        let _ = base.execute_batch(&format!("SET GLOBAL memory_limit = '{}B'", self.memory_limit_bytes));
+    }
+
     /// A connection of its own; transactions and temporary tables are a connection's.
     pub(super) fn connect(&self) -> Result<Connection, DuckError> {
         self.base.lock().try_clone().map_err(|source| DuckError::Start { source: Box::new(source) })
@@ -95,9 +103,18 @@ impl Engine {
 
     /// Attaches a file, which is made if it is not there.
     pub(super) fn attach(&self, path: &Path, alias: &str) -> Result<(), DuckError> {
+        self.attach_as(path, alias, "TYPE duckdb")
+    }
+
+    /// Attaches a file that must be there, to look at it only.
+    pub(super) fn attach_read_only(&self, path: &Path, alias: &str) -> Result<(), DuckError> {
+        self.attach_as(path, alias, "TYPE duckdb, READ_ONLY")
+    }
+
+    fn attach_as(&self, path: &Path, alias: &str, options: &str) -> Result<(), DuckError> {
         // A relative path may look like an extension's prefix (`sqlite:x`) or a URL; an absolute one cannot.
         let absolute = std::path::absolute(path).map_err(|_| DuckError::Path { path: path.to_owned() })?;
-        let sql = format!("ATTACH {} AS {alias} (TYPE duckdb)", quote_text(utf8(&absolute)?));
+        let sql = format!("ATTACH {} AS {alias} ({options})", quote_text(utf8(&absolute)?));
         let open = |source| DuckError::Open { file: path.to_owned(), source: Box::new(source) };
         self.base.lock().execute_batch(&sql).map_err(open)
     }

@@ -10,9 +10,12 @@
 
 mod engine;
 mod error;
+mod fill;
 mod flush;
+mod health;
 mod plan;
 mod read;
+mod rebuild;
 mod rows;
 mod schema;
 mod stage;
@@ -22,6 +25,9 @@ mod tests;
 
 pub use engine::{Engine, EngineSettings};
 pub use error::DuckError;
+pub use fill::FilledIn;
 pub use flush::{FlushBatch, FlushOutcome, FlushRow, FlushRows, FlushWrite, Present};
+pub use health::{Inspector, TableLook};
 pub use read::{OnPartition, OwnedNames, Reader};
-pub use store::{Files, Store};
+pub use rebuild::{Derive, derive};
+pub use store::{BeforeAttach, Files, Store};

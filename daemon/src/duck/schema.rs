@@ -219,7 +219,11 @@ fn create(conn: &Connection, table: &Table) -> Result<(), DuckError> {
 }
 
 /// A table's columns with their types; none where there is no such table.
-fn read_columns(conn: &Connection, table: &Table, name: &str) -> Result<Vec<(String, String)>, DuckError> {
+pub(super) fn read_columns(
+    conn: &Connection,
+    table: &Table,
+    name: &str,
+) -> Result<Vec<(String, String)>, DuckError> {
     let read = || {
         let mut statement = conn.prepare(
             "SELECT column_name, data_type FROM duckdb_columns() \

@@ -5,6 +5,7 @@ mod dated;
 mod failures;
 mod files;
 mod read;
+mod rebuild;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;

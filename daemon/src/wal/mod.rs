@@ -40,6 +40,14 @@ pub enum Place {
 }
 
 impl Place {
+    /// The partition's own directory.
+    pub fn base(&self) -> &Path {
+        match self {
+            Self::Fixed(directory) => directory,
+            Self::Daily(base) => base,
+        }
+    }
+
     /// The directory for segments that begin on `today`.
     pub fn directory(&self, today: Date) -> PathBuf {
         match self {
@@ -318,6 +326,13 @@ impl Wal {
         }
     }
 
+    /// The segments, oldest first, and how many bytes of each are lines.
+    pub fn segments(&self) -> Vec<(PathBuf, u64)> {
+        let sealed = self.sealed.iter().map(|segment| (segment.path.clone(), segment.bytes));
+        let active = self.active.as_ref().filter(|active| active.bytes() > 0);
+        sealed.chain(active.map(|active| (active.path().to_owned(), active.bytes()))).collect()
+    }
+
     /// How many sealed segments [`remove_old`](Self::remove_old) would remove.
     pub fn count_removable(&mut self, checkpointed_seq: u64, retain: Duration) -> usize {
         horizon::removable(self.sealed.make_contiguous(), checkpointed_seq, retain, SystemTime::now())
@@ -330,6 +345,9 @@ impl Wal {
     pub fn remove_old(&mut self, checkpointed_seq: u64, retain: Duration) -> io::Result<usize> {
         let segments = self.sealed.make_contiguous();
         let count = horizon::removable(segments, checkpointed_seq, retain, SystemTime::now());
+        if let Some(last) = count.checked_sub(1).and_then(|index| segments.get(index)) {
+            horizon::note_removed(&*self.disk, self.place.base(), last.last_seq)?;
+        }
         for _ in 0..count {
             let Some(segment) = self.sealed.front() else { break };
             match self.disk.remove(&segment.path) {
