@@ -11,6 +11,7 @@
 //! | [`wal`] | makes it durable, together with whatever else comes at that moment |
 //! | [`duck`] | brings it into DuckDB; the only room that speaks SQL |
 //! | [`export`] | writes it as Parquet |
+//! | [`backup`] | copies it, so that it can be had back |
 //! | [`schedule`], [`clock`] | what happens by itself, and by which clock |
 //! | [`disk`] | every file operation on which durability rests |
 //! | [`dir_lock`], [`latch`], [`stats`] | one daemon per directory; failures that stay; figures |
@@ -18,6 +19,7 @@
 // Whoever reads this documentation changes the daemon, and wants to see its private rooms too.
 #![allow(rustdoc::private_intra_doc_links)]
 
+pub mod backup;
 pub mod clock;
 pub mod config;
 pub mod daemon;
