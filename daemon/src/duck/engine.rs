@@ -103,18 +103,18 @@ impl Engine {
 
     /// Attaches a file, which is made if it is not there.
     pub(super) fn attach(&self, path: &Path, alias: &str) -> Result<(), DuckError> {
-        self.attach_as(path, alias, "TYPE duckdb")
+        self.attach_as(path, alias, "")
     }
 
-    /// Attaches a file that must be there, to look at it only.
+    /// Attaches a file that is there and is only read.
     pub(super) fn attach_read_only(&self, path: &Path, alias: &str) -> Result<(), DuckError> {
-        self.attach_as(path, alias, "TYPE duckdb, READ_ONLY")
+        self.attach_as(path, alias, ", READ_ONLY")
     }
 
-    fn attach_as(&self, path: &Path, alias: &str, options: &str) -> Result<(), DuckError> {
+    fn attach_as(&self, path: &Path, alias: &str, option: &str) -> Result<(), DuckError> {
         // A relative path may look like an extension's prefix (`sqlite:x`) or a URL; an absolute one cannot.
         let absolute = std::path::absolute(path).map_err(|_| DuckError::Path { path: path.to_owned() })?;
-        let sql = format!("ATTACH {} AS {alias} ({options})", quote_text(utf8(&absolute)?));
+        let sql = format!("ATTACH {} AS {alias} (TYPE duckdb{option})", quote_text(utf8(&absolute)?));
         let open = |source| DuckError::Open { file: path.to_owned(), source: Box::new(source) };
         self.base.lock().execute_batch(&sql).map_err(open)
     }

@@ -3,7 +3,7 @@
 //! Invariant: nothing is changed. Files of a store that is open are looked at through it; others are attached
 //! READ_ONLY for the look and detached after it, so the caller must keep them from being opened meanwhile.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use duckdb::Connection;
@@ -56,19 +56,25 @@ impl Inspector {
         Ok(Self { conn: engine.connect()?, engine, shared: Looked::Open(shared) })
     }
 
-    /// Attaches files that nobody has open, READ_ONLY.
+    /// Attaches files that nobody has open, READ_ONLY: all of them, or `only` one.
     ///
     /// # Errors
     /// [`DuckError::Start`] when DuckDB gives no connection. A file that does not open is told by
     /// [`look`](Self::look).
-    pub fn of_files(engine: &Arc<Engine>, schema: &Schema, files: &Files) -> Result<Self, DuckError> {
+    pub fn of_files(
+        engine: &Arc<Engine>,
+        schema: &Schema,
+        files: &Files,
+        only: Option<&Path>,
+    ) -> Result<Self, DuckError> {
         let table = |kind, file: &PathBuf| Table::new(kind, file.clone(), engine.new_alias(), schema);
-        let tables = match files {
+        let mut tables = match files {
             Files::Dated { data } => vec![table(Kind::Storage, data)],
             Files::Collection { history, latest } => {
                 vec![table(Kind::History, history), table(Kind::Latest, latest)]
             }
         };
+        tables.retain(|table| only.is_none_or(|only| table.file == only));
         let attach = |table: Table| {
             let error = engine.attach_read_only(&table.file, &table.alias).err();
             (table, error)

@@ -6,7 +6,7 @@ use crate::config::Role;
 use crate::export::ExportError;
 use crate::storage::StorageError;
 use crate::storage::exporting::ExportingError;
-use crate::storage::partition::{Busy, FlushError, Gone, ReadError};
+use crate::storage::partition::{Busy, FlushError, Gone, MendError, ReadError};
 use crate::storage::rules::RuleError;
 use crate::wal::WalError;
 use crate::wal::commit::Refusal;
@@ -109,5 +109,14 @@ pub(super) fn of_export(error: &ExportingError) -> WireError {
             WireError::new(ErrorCode::BadRequest, error.to_string())
         }
         _ => internal("the export", error),
+    }
+}
+
+pub(super) fn of_mend(error: &MendError) -> WireError {
+    match error {
+        MendError::Dated { .. } => WireError::field("storage", error.to_string()),
+        MendError::NoLog { .. } => WireError::new(ErrorCode::NotFound, error.to_string()),
+        MendError::Flush(error) => of_flush(error),
+        _ => internal("mending", error),
     }
 }

@@ -120,7 +120,7 @@ fn figures_agree_open_and_closed_and_a_damaged_block_is_found() {
     drop(store);
     let files = place.dated_files();
     let schema = schema(Model::Dated, &[]);
-    let closed = || Inspector::of_files(&place.engine, &schema, &files).expect("an inspector");
+    let closed = || Inspector::of_files(&place.engine, &schema, &files, None).expect("an inspector");
     assert_eq!(look(&mut closed()), expected);
     let store = place.dated();
     store.close().expect("closed");
