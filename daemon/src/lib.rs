@@ -13,6 +13,7 @@
 //! | [`export`] | writes it as Parquet |
 //! | [`backup`] | copies it, so that it can be had back |
 //! | [`schedule`], [`clock`] | what happens by itself, and by which clock |
+//! | [`offline`] | what is done while no daemon runs |
 //! | [`disk`] | every file operation on which durability rests |
 //! | [`dir_lock`], [`latch`], [`stats`] | one daemon per directory; failures that stay; figures |
 
@@ -30,6 +31,7 @@ pub mod export;
 pub mod latch;
 pub mod logging;
 pub mod memory;
+pub mod offline;
 pub mod schedule;
 pub mod server;
 pub mod stats;

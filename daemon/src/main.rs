@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use fastpersistd::config::{self, Overrides};
-use fastpersistd::{daemon, logging};
+use fastpersistd::{daemon, logging, offline};
 
 // Records are many small allocations that live long. Chosen by its reputation for that; it was not compared
 // with the system's allocator here.
@@ -19,11 +19,13 @@ const EXIT_CONFIG: u8 = 78;
 #[derive(Debug, Parser)]
 #[command(version, about, after_help = "Example: fastpersistd --base-dir /var/lib/fastpersistd")]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<offline::Command>,
     /// The configuration file [default: /etc/fastpersistd/config.toml where it exists, else two storages]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Where storages without a `base_dir` of their own live
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     base_dir: Option<PathBuf>,
     /// The socket: a path, or @name in the abstract namespace
     #[arg(long, value_name = "PATH")]
@@ -44,6 +46,9 @@ fn main() -> ExitCode {
         socket: arguments.socket,
         log_level: arguments.log_level,
     };
+    if let Some(command) = &arguments.command {
+        return offline::run(command, &overrides);
+    }
     let config = match config::load(&overrides) {
         Ok(config) => config,
         Err(error) => {

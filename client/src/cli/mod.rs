@@ -1,12 +1,14 @@
 //! The command line: arguments in, one verb run, an exit code out.
 //!
-//! Each group of verbs has a file: `write`, `read`, `admin`, `load`, `bench`, `demo`. They share the way
+//! Each group of verbs has a file: `write`, `read`, `admin`, `health`, `forward`, `load`, `bench`, `demo`. They share the way
 //! to the daemon (here), the way out (`output`) and the way to fail (`failure`).
 
 mod admin;
 mod bench;
 mod demo;
 mod failure;
+mod forward;
+mod health;
 mod load;
 mod output;
 mod read;
@@ -95,6 +97,15 @@ enum Verb {
     Info(admin::InfoArgs),
     /// Ask the daemon for a sign of life.
     Ping(admin::PingArgs),
+    /// Ask whether everything is as it should be.
+    Health(health::HealthArgs),
+    /// Put back into a collection's history what the WAL of a day has.
+    RebuildHistory(health::RebuildHistoryArgs),
+    /// Make a collection's latest values anew from its history.
+    RebuildLatest(health::RebuildLatestArgs),
+    /// Say what is damaged in a storage and mend it, while no daemon runs.
+    #[command(disable_help_flag = true)]
+    Repair(forward::ForwardArgs),
     /// Load a file of JSON lines or CSV into a storage.
     Load(Box<load::LoadArgs>),
     /// Measure requests per second and latency.
@@ -131,6 +142,10 @@ fn run(cli: &Cli) -> Outcome {
         Verb::Stats(_) => admin::stats(global, &mut out),
         Verb::Info(_) => admin::info(global, &mut out),
         Verb::Ping(_) => admin::ping(global, &mut out),
+        Verb::Health(args) => health::health(global, args, &mut out),
+        Verb::RebuildHistory(args) => health::rebuild_history(global, args, &mut out),
+        Verb::RebuildLatest(_) => health::rebuild_latest(global, &mut out),
+        Verb::Repair(args) => forward::forward(global, "repair", args),
         Verb::Load(args) => load::load(global, args, &mut out),
         Verb::Bench(args) => bench::bench(global, args, &mut out),
         Verb::Demo(args) => demo::demo(global.json, args, &mut out),

@@ -170,6 +170,14 @@ impl Case<'_> {
         })
     }
 
+    /// As at a start, without going on to open the partition.
+    ///
+    /// # Errors
+    /// [`OpenError::Database`] with what is missing of each source; nothing has changed then.
+    pub fn restore(&self, bad: &[Bad]) -> Result<(), OpenError> {
+        self.mend(bad).map(drop)
+    }
+
     fn from_history(&self, bad: &[Bad]) -> Result<Opened, NoSource> {
         let Files::Collection { history, latest } = &self.layout.files else {
             return Err(NoSource::Short("a dated storage has none".to_owned()));
