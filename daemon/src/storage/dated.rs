@@ -61,6 +61,18 @@ pub fn read_settled(disk: &dyn Disk, directory: &Path) -> io::Result<Option<u64>
     }
 }
 
+/// Takes a date's note away, so that the next start opens the date; that there is none is no error.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn forget_settled(disk: &dyn Disk, directory: &Path) -> io::Result<()> {
+    match disk.remove(&directory.join(SETTLED_FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => disk.sync_dir(directory),
+    }
+}
+
 /// Where a date's files are.
 pub fn layout(config: &StorageConfig, date: Date, settled_seq: Option<u64>) -> Layout {
     let directory = config.base_dir.join(date.to_string());
@@ -156,11 +168,7 @@ impl Dated {
     fn forget_settled(&self, date: Date) -> io::Result<Option<u64>> {
         let (disk, directory) = (&*self.shared.disk, self.directory(date));
         let settled_seq = read_settled(disk, &directory)?;
-        let file = directory.join(SETTLED_FILE);
-        if file.exists() {
-            disk.remove(&file)?;
-            disk.sync_dir(&directory)?;
-        }
+        forget_settled(disk, &directory)?;
         Ok(settled_seq)
     }
 

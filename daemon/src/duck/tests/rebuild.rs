@@ -152,3 +152,24 @@ fn figures_agree_open_and_closed_and_a_damaged_block_is_found() {
     assert!(found >= 3, "of {} blocks {found} were found damaged", length / (256 * 1024));
     assert_eq!(look(&mut closed()), expected);
 }
+
+#[test]
+fn damage_behind_the_back_of_an_open_store_is_found() {
+    let place = Place::new();
+    let store = place.dated();
+    let text = |n: u64| -> String {
+        (0..40).map(|i| format!("{:016x}", (n * 40 + i).wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect()
+    };
+    let rows =
+        (1..=400).map(|n| write(&format!("k{n}"), None, Some(&format!("{{\"t\":\"{}\"}}", text(n))), n));
+    store.flush(&latest(rows.collect())).expect("a flush");
+    store.close().expect("closed");
+    let store = place.dated();
+    let inspector = Inspector::of_store(&store).expect("an inspector");
+    let read = || inspector.read_all(&|| true).pop().expect("one file");
+    assert_eq!(read().expect("sound"), 400);
+    let file = std::fs::File::options().write(true).open(place.path("data.duckdb")).expect("opened");
+    file.write_all_at(b"damage", 3 * 4096 + 256 * 1024 + 1000).expect("written");
+    let error = read().expect_err("what is cached is not what is in the file");
+    assert!(error.is_damage(), "{error}");
+}

@@ -54,6 +54,11 @@ pub(super) enum Source {
 }
 
 impl Source {
+    /// Whether other files come into the place of those that are there.
+    pub(super) fn replaces_files(&self) -> bool {
+        !matches!(self, Self::AsItIs | Self::Unreadable)
+    }
+
     /// Whether more is lost than can be counted.
     pub(super) fn loses_unknown(&self) -> bool {
         matches!(self, Self::HistoryFromLatest { .. } | Self::BackupAlone { .. } | Self::Nothing)

@@ -93,8 +93,9 @@ pub fn run(args: &RepairArgs, overrides: &Overrides) -> Result<(), OfflineError>
     text.push_str(&match (lost, uncertain) {
         (0, false) => "nothing would be lost\n".to_owned(),
         (0, true) => "what would be lost cannot be counted\n".to_owned(),
+        (1, false) => "1 record would be lost\n".to_owned(),
         (lost, false) => format!("{lost} records would be lost\n"),
-        (lost, true) => format!("{lost} records would be lost, and others that cannot be counted\n"),
+        (lost, true) => format!("records counted as lost: {lost}; others would be lost that cannot be counted\n"),
     });
     say(&text)?;
     if args.dry_run {
@@ -180,7 +181,12 @@ fn mend(held: &Held, work: &Work) -> Result<(), OfflineError> {
     let today = crate::storage::today(held.config.timezone);
     work.mending.write(disk, &work.layout.place.directory(today), now)?;
     let case = Case { layout: &work.layout, config: &held.config, shared: &held.shared };
-    work.database.mend(&case, &work.source, work.known_seq)
+    work.database.mend(&case, &work.source, work.known_seq)?;
+    if work.source.replaces_files() {
+        // What a closed date's note says of the old file is not true of the new one.
+        dated::forget_settled(disk, base).map_err(OfflineError::io(base.display()))?;
+    }
+    Ok(())
 }
 
 /// A file as a message names it.
