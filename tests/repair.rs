@@ -74,13 +74,12 @@ fn a_damaged_database_is_rebuilt_from_log_or_history() {
 
 /// Copies a partition's database files as a backup of them, with its manifest.
 fn back_up(site: &Site, storage: &str, seq: u64) {
-    let (model, directory, tables) = match storage {
-        "jobs" => ("dated", site.path("jobs").join(DAY), vec![("data.duckdb", "storage")]),
-        _ => {
-            let tables = ["storage_history", "storage_latest"];
-            let files = vec![("storage_history.duckdb", tables[0]), ("storage_latest.duckdb", tables[1])];
-            ("collection", site.path("settings"), files)
-        }
+    let (model, directory, tables) = if storage == "jobs" {
+        ("dated", site.path("jobs").join(DAY), vec![("data.duckdb", "storage")])
+    } else {
+        let files =
+            vec![("storage_history.duckdb", "storage_history"), ("storage_latest.duckdb", "storage_latest")];
+        ("collection", site.path("settings"), files)
     };
     let to = site.path(storage).join(DAY);
     fs::create_dir_all(&to).unwrap();

@@ -21,8 +21,9 @@ pub(crate) fn config() -> Config {
 
 /// Records that do not compress away: their blocks are there to be damaged.
 pub(crate) fn data(n: u64) -> Value {
-    let pad: String =
-        (0..60).map(|i| format!("{:016x}", (n * 60 + i).wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
+    let pad = (0..60u64).fold(String::new(), |text, i| {
+        text + &format!("{:016x}", (n * 60 + i).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    });
     json!({"n": n, "pad": pad})
 }
 
@@ -119,7 +120,9 @@ pub(crate) fn flip(file: &Path, at: u64, count: usize) {
     let file = fs::File::options().read(true).write(true).open(file).unwrap();
     let mut bytes = vec![0; count];
     file.read_exact_at(&mut bytes, at).unwrap();
-    bytes.iter_mut().for_each(|byte| *byte = !*byte);
+    for byte in &mut bytes {
+        *byte = !*byte;
+    }
     file.write_all_at(&bytes, at).unwrap();
 }
 

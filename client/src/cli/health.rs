@@ -78,7 +78,8 @@ pub(crate) fn health(global: &Global, args: &HealthArgs, out: &mut Output) -> Ou
             format!("{status}: {} with {}", count(checked.files, "file"), count(checked.rows, "row"));
         for Problem { storage, date, kind, message } in &problems {
             let date = date.as_ref().map(|date| format!(" {date}")).unwrap_or_default();
-            text.push_str(&format!("\n{storage}{date}: {kind}: {message}"));
+            text += "\n";
+            text += &[storage.as_str(), &date, ": ", kind, ": ", message].concat();
         }
         text
     })?;

@@ -144,7 +144,8 @@ impl Checker {
             && path.extension().is_none_or(|extension| extension != "prom")
         {
             return self.fail(format!(
-                "metrics.textfile_path = {path:?} must end in \".prom\": node_exporter reads no other files"
+                "metrics.textfile_path = \"{}\" must end in \".prom\": node_exporter reads no other files",
+                path.display()
             ));
         }
         let interval = self.number(

@@ -86,7 +86,7 @@ pub struct DaemonConfig {
 pub struct MetricsConfig {
     /// Where metrics are served over HTTP; only addresses of this host.
     pub listen: Option<SocketAddr>,
-    /// The file for node_exporter's textfile collector; its name ends in `.prom`.
+    /// The file for `node_exporter`'s textfile collector; its name ends in `.prom`.
     pub textfile_path: Option<PathBuf>,
     /// How often that file is written anew.
     pub textfile_interval: Duration,

@@ -1,7 +1,7 @@
 //! Looking at database files: whether they open, how much is in them, and whether every block can be read.
 //!
 //! Invariant: nothing is changed. Files of a store that is open are looked at through it; others are attached
-//! READ_ONLY for the look and detached after it, so the caller must keep them from being opened meanwhile.
+//! `READ_ONLY` for the look and detached after it, so the caller must keep them from being opened meanwhile.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -56,7 +56,7 @@ impl Inspector {
         Ok(Self { conn: engine.connect()?, engine, shared: Looked::Open(shared) })
     }
 
-    /// Attaches files that nobody has open, READ_ONLY: all of them, or `only` one.
+    /// Attaches files that nobody has open, `READ_ONLY`: all of them, or `only` one.
     ///
     /// # Errors
     /// [`DuckError::Start`] when DuckDB gives no connection. A file that does not open is told by

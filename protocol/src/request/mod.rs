@@ -130,7 +130,7 @@ pub enum StatsFormat {
     /// As fields of the reply.
     #[default]
     Json,
-    /// As one text in the OpenMetrics format, in the reply's field `openmetrics`.
+    /// As one text in the `OpenMetrics` format, in the reply's field `openmetrics`.
     OpenMetrics,
 }
 

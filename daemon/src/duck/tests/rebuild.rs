@@ -7,9 +7,16 @@ use super::*;
 const HISTORY: &str = "SELECT seq, version, deleted FROM $h ORDER BY seq";
 const LATEST: &str = "SELECT key, item_name, seq, version, data::VARCHAR FROM $t ORDER BY ALL";
 
+/// Nothing that compresses away: its blocks must be there to be damaged.
+fn text(n: u64) -> String {
+    (0..40u64).fold(String::new(), |text, i| {
+        text + &format!("{:016x}", (n * 40 + i).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    })
+}
+
 /// Writes, overwrites, deletes and writes again.
 fn records() -> Vec<Record> {
-    let data = |n: u64| (n % 7 != 0).then(|| format!("{{\"n\":{n}}}"));
+    let data = |n: u64| (!n.is_multiple_of(7)).then(|| format!("{{\"n\":{n}}}"));
     (1..=40)
         .map(|n| {
             let key = format!("k{}", n % 5);
@@ -95,12 +102,6 @@ fn history_sql(store: &Store) -> String {
 fn figures_agree_open_and_closed_and_a_damaged_block_is_found() {
     let place = Place::new();
     let store = place.dated();
-    let text = |n: u64| {
-        // Nothing that compresses away: the blocks must be there to be damaged.
-        (0..40)
-            .map(|i| format!("{:016x}", (n * 40 + i).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
-            .collect::<String>()
-    };
     let rows =
         (1..=5000).map(|n| write(&format!("k{n}"), None, Some(&format!("{{\"t\":\"{}\"}}", text(n))), n));
     store.flush(&latest(rows.collect())).expect("a flush");
@@ -157,9 +158,6 @@ fn figures_agree_open_and_closed_and_a_damaged_block_is_found() {
 fn damage_behind_the_back_of_an_open_store_is_found() {
     let place = Place::new();
     let store = place.dated();
-    let text = |n: u64| -> String {
-        (0..40).map(|i| format!("{:016x}", (n * 40 + i).wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect()
-    };
     let rows =
         (1..=400).map(|n| write(&format!("k{n}"), None, Some(&format!("{{\"t\":\"{}\"}}", text(n))), n));
     store.flush(&latest(rows.collect())).expect("a flush");

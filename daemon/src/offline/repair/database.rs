@@ -171,7 +171,7 @@ impl Database {
         }
         if self.bad.iter().all(Bad::is_usable) {
             // The log is judged against what the file says of itself, as the start does.
-            return Ok((Source::Unreadable, on(self.claimed_seq(case))));
+            return Ok((Source::Unreadable, on(claimed_seq(case))));
         }
         if let Some(seq) = latest {
             return Ok((Source::HistoryFromLatest { seq }, on(seq)));
@@ -187,14 +187,6 @@ impl Database {
         let Files::Collection { history, latest } = &case.layout.files else { return (None, None) };
         let seq = |file: &PathBuf| self.good.iter().find(|(good, _)| good == file).map(|(_, seq)| *seq);
         (seq(history), seq(latest))
-    }
-
-    /// Up to where files with unreadable blocks say that they are complete.
-    fn claimed_seq(&self, case: &Case<'_>) -> u64 {
-        let files = &case.layout.files;
-        let look = Inspector::of_files(&case.shared.engine, &case.config.schema, files, None);
-        let seqs = look.map(|mut inspector| inspector.look()).unwrap_or_default();
-        seqs.into_iter().filter_map(|look| Some(look.ok()?.flushed_seq)).min().unwrap_or(0)
     }
 
     /// Brings the files into order. The log is whole already.
@@ -225,7 +217,7 @@ impl Database {
         let Files::Collection { history, latest } = &case.layout.files else { return Ok(()) };
         let (disk, now) = (&*case.shared.disk, case.shared.clock.now());
         let new = disk::temporary_beside(history);
-        aside::remove_if_there(disk, &new).map_err(OfflineError::io(named(&new)))?;
+        aside::remove_unfinished(disk, &new).map_err(OfflineError::io(named(&new)))?;
         duck::derive(&case.shared.engine, &case.config.schema, Derive::HistoryFromLatest, latest, &new)
             .map_err(failed)?;
         let why = self.bad.iter().find(|bad| bad.file == *history).map_or(Why::Missing, |bad| bad.why);
@@ -244,4 +236,12 @@ fn best<'b>(backups: &'b [Found], on: &dyn Fn(u64) -> Mending) -> Option<(&'b Fo
     let lost = |mending: &Mending| mending.lost().map(|(first, last)| last - first + 1).sum::<u64>();
     let mended = backups.iter().map(|backup| (backup, on(backup.manifest.seq)));
     mended.min_by_key(|(_, mending)| lost(mending))
+}
+
+/// Up to where files with unreadable blocks say that they are complete.
+fn claimed_seq(case: &Case<'_>) -> u64 {
+    let files = &case.layout.files;
+    let look = Inspector::of_files(&case.shared.engine, &case.config.schema, files, None);
+    let seqs = look.map(|mut inspector| inspector.look()).unwrap_or_default();
+    seqs.into_iter().filter_map(|look| Some(look.ok()?.flushed_seq)).min().unwrap_or(0)
 }

@@ -304,10 +304,11 @@ impl Mending {
         base_seq: u64,
         what: &str,
     ) -> Vec<(Gap, u64)> {
-        let kept = (first, last.min(base_seq), false);
-        let lost = (first.max(base_seq + 1), last, true);
+        let in_database = (first, last.min(base_seq), false);
+        let nowhere = (first.max(base_seq + 1), last, true);
         let mut gaps = Vec::new();
-        for (first, last, lost) in [kept, lost].into_iter().filter(|(first, last, _)| first <= last) {
+        for (first, last, lost) in [in_database, nowhere].into_iter().filter(|(first, last, _)| first <= last)
+        {
             let what = what.to_owned();
             let file = file.map(Path::to_owned);
             self.damages.push(Damage { file, offset, what, missing: Some((first, last, lost)) });
@@ -324,13 +325,9 @@ impl Mending {
         directory: &Path,
         now: Timestamp,
     ) -> Result<(), OfflineError> {
-        let when: String = now.to_string().chars().take(19).filter(|c| *c != ':').collect();
         for (file, rewrite) in &self.rewrites {
             let failed = || OfflineError::io(named(file));
-            let bytes = disk.read(file).map_err(failed())?;
-            let name = file.file_name().unwrap_or_default().to_string_lossy();
-            let beside = file.with_file_name(format!("damaged-{when}Z-{name}"));
-            disk::write_durably(disk, &beside, &bytes).map_err(OfflineError::io(named(&beside)))?;
+            let bytes = keep_beside(disk, file, now)?;
             let whole = rewrite.bytes(&bytes, now);
             if whole.is_empty() {
                 disk.remove(file).and_then(|()| disk.sync_dir(disk::parent_of(file))).map_err(failed())?;
@@ -339,20 +336,37 @@ impl Mending {
             }
         }
         let Some((file, first, last)) = &self.ending else { return Ok(()) };
-        let mut line = Vec::new();
-        entry::encode_gap(Gap { count: last - first + 1, lost: true }, *first, now, &mut line);
-        let file = file.clone().unwrap_or_else(|| directory.join(segment::file_name(1)));
-        let mut bytes = if file.exists() {
-            disk.read(&file).map_err(OfflineError::io(named(&file)))?
-        } else {
-            Vec::new()
+        let (file, mut bytes) = match file {
+            Some(file) if self.rewrites.contains_key(file) => {
+                (file.clone(), disk.read(file).map_err(OfflineError::io(named(file)))?)
+            }
+            Some(file) => (file.clone(), keep_beside(disk, file, now)?),
+            None => (free_segment(disk, directory)?, Vec::new()),
         };
+        // What may stand behind the last line was never answered, and is kept beside now.
         bytes.truncate(bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
-        bytes.append(&mut line);
+        entry::encode_gap(Gap { count: last - first + 1, lost: true }, *first, now, &mut bytes);
         disk::create_dir_durably(disk, disk::parent_of(&file))
             .and_then(|()| disk::write_durably(disk, &file, &bytes))
             .map_err(OfflineError::io(named(&file)))
     }
+}
+
+/// Copies a segment beside itself, under a name that says when; answers its bytes.
+fn keep_beside(disk: &dyn Disk, file: &Path, now: Timestamp) -> Result<Vec<u8>, OfflineError> {
+    let bytes = disk.read(file).map_err(OfflineError::io(named(file)))?;
+    let when: String = now.to_string().chars().take(19).filter(|c| *c != ':').collect();
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let beside = file.with_file_name(format!("damaged-{when}Z-{name}"));
+    disk::write_durably(disk, &beside, &bytes).map_err(OfflineError::io(named(&beside)))?;
+    Ok(bytes)
+}
+
+/// A segment's name that no file in the directory has.
+fn free_segment(disk: &dyn Disk, directory: &Path) -> Result<PathBuf, OfflineError> {
+    let names = disk.list(directory).map_err(OfflineError::io(named(directory)))?;
+    let number = names.iter().filter_map(|name| segment::number_of(name)).max().unwrap_or(0) + 1;
+    Ok(directory.join(segment::file_name(number)))
 }
 
 impl Rewrite {

@@ -86,17 +86,11 @@ pub fn run(args: &RepairArgs, overrides: &Overrides) -> Result<(), OfflineError>
     }
     let mut text = String::new();
     for work in &works {
-        text.push_str(&describe(storage, work));
+        text += &describe(storage, work);
     }
     let lost: u64 = works.iter().map(Work::lost).sum();
     let uncertain = works.iter().any(|work| work.source.loses_unknown());
-    text.push_str(&match (lost, uncertain) {
-        (0, false) => "nothing would be lost\n".to_owned(),
-        (0, true) => "what would be lost cannot be counted\n".to_owned(),
-        (1, false) => "1 record would be lost\n".to_owned(),
-        (lost, false) => format!("{lost} records would be lost\n"),
-        (lost, true) => format!("records counted as lost: {lost}; others would be lost that cannot be counted\n"),
-    });
+    text += &sum(lost, uncertain);
     say(&text)?;
     if args.dry_run {
         return Ok(());
@@ -112,6 +106,18 @@ pub fn run(args: &RepairArgs, overrides: &Overrides) -> Result<(), OfflineError>
     } else {
         format!("storage {storage:?} is repaired; damaged files are kept beside\n")
     })
+}
+
+fn sum(lost: u64, uncertain: bool) -> String {
+    match (lost, uncertain) {
+        (0, false) => "nothing would be lost\n".to_owned(),
+        (0, true) => "what would be lost cannot be counted\n".to_owned(),
+        (1, false) => "1 record would be lost\n".to_owned(),
+        (lost, false) => format!("{lost} records would be lost\n"),
+        (lost, true) => {
+            format!("records counted as lost: {lost}; others would be lost that cannot be counted\n")
+        }
+    }
 }
 
 fn say(text: &str) -> Result<(), OfflineError> {
@@ -168,7 +174,8 @@ fn describe(storage: &str, work: &Work) -> String {
     for damage in &work.mending.damages {
         lines.push(damage.to_string());
     }
-    lines.iter().map(|line| format!("{storage}{}: {line}\n", work.name())).collect()
+    let name = work.name();
+    lines.iter().flat_map(|line| [storage, &name, ": ", line, "\n"]).collect()
 }
 
 fn mend(held: &Held, work: &Work) -> Result<(), OfflineError> {

@@ -33,14 +33,14 @@ impl Storage {
             }
             Kind::Dated(dated) => dated,
         };
-        let dates = match dated.dates() {
-            Ok(dates) => dates,
+        let all = match dated.dates() {
+            Ok(all) => all,
             Err(error) => {
                 let message = format!("{}: {error}", self.config.base_dir.display());
                 return report.add(None, ProblemKind::FileUnreadable, message);
             }
         };
-        for date in dates {
+        for date in all {
             report.torn_count += torn_in(dated.shared(), &self.config.base_dir.join(date.to_string()));
             look_at_date(dated, &self.config, date, deep, report);
         }
@@ -127,9 +127,8 @@ fn look_at_open(partition: &Arc<Partition>, deep: bool, report: &mut HealthRepor
             }
         }
     }
-    if partition.is_suspect()
-        && !report.problems.iter().any(|problem| problem.kind == ProblemKind::FileDamaged)
-    {
+    let told = |problem: &super::Problem| problem.kind == ProblemKind::FileDamaged && problem.date == date;
+    if partition.is_suspect() && !report.problems.iter().any(told) {
         let message = format!("DuckDB could not read something since the start; check deeply, and {REBUILT}");
         report.add(date, ProblemKind::Suspect, message);
     }
@@ -236,37 +235,17 @@ fn look_at_closed(
     go_on: &dyn Fn() -> bool,
     report: &mut HealthReport,
 ) {
-    let Layout { files, wal_directories, .. } = dated::layout(config, date, None);
-    let settled_seq =
-        dated::read_settled(&*shared.disk, &config.base_dir.join(date.to_string())).ok().flatten();
+    let directory = config.base_dir.join(date.to_string());
+    let settled_seq = dated::read_settled(&*shared.disk, &directory).ok().flatten();
+    let layout = dated::layout(config, date, settled_seq);
     let some = Some(date);
-    noted(shared, files.paths(), some, report);
+    noted(shared, layout.files.paths(), some, report);
     report.files += 1;
-    if !files.exist() {
-        if settled_seq.is_some() {
-            let file = files.paths().map(|file| file.display().to_string()).collect::<String>();
-            report.add(some, ProblemKind::FileMissing, format!("{file} is missing. {REBUILT}"));
-        }
-    } else {
-        match Inspector::of_files(&shared.engine, &config.schema, &files, None) {
+    if layout.files.exist() {
+        match Inspector::of_files(&shared.engine, &config.schema, &layout.files, None) {
             Ok(mut inspector) => {
                 for look in inspector.look() {
-                    match look {
-                        Ok(look) => {
-                            if !deep {
-                                report.rows += look.rows;
-                            }
-                            if let Some(settled_seq) = settled_seq.filter(|seq| *seq != look.flushed_seq) {
-                                let message = format!(
-                                    "{} is complete up to record {}, and was closed at {settled_seq}. {REBUILT}",
-                                    look.file.display(),
-                                    look.flushed_seq
-                                );
-                                report.add(some, ProblemKind::WatermarkMismatch, message);
-                            }
-                        }
-                        Err(error) => tell(&error, some, report),
-                    }
+                    judge_closed(look, &layout, deep, report);
                 }
                 if deep {
                     read_all(&inspector, go_on, report, |report, error| {
@@ -277,8 +256,11 @@ fn look_at_closed(
             }
             Err(error) => tell(&error, some, report),
         }
+    } else if settled_seq.is_some() {
+        let file = files_text(&layout);
+        report.add(some, ProblemKind::FileMissing, format!("{file} is missing. {REBUILT}"));
     }
-    match recover::segments(&*shared.disk, &wal_directories) {
+    match recover::segments(&*shared.disk, &layout.wal_directories) {
         Ok(segments) => {
             report.wal_segments += segments.len() as u64;
             if deep {
@@ -287,6 +269,28 @@ fn look_at_closed(
             }
         }
         Err(error) => report.add(some, ProblemKind::FileUnreadable, error.to_string()),
+    }
+}
+
+fn files_text(layout: &Layout) -> String {
+    let files: Vec<_> = layout.files.paths().map(|file| file.display().to_string()).collect();
+    files.join(", ")
+}
+
+/// Compares a closed date's file with what was noted when it was closed.
+fn judge_closed(look: Result<TableLook, DuckError>, layout: &Layout, deep: bool, report: &mut HealthReport) {
+    let look = match look {
+        Ok(look) => look,
+        Err(error) => return tell(&error, layout.date, report),
+    };
+    if !deep {
+        report.rows += look.rows;
+    }
+    if let Some(settled_seq) = layout.settled_seq.filter(|seq| *seq != look.flushed_seq) {
+        let (file, seq) = (look.file.display(), look.flushed_seq);
+        let message =
+            format!("{file} is complete up to record {seq}, and was closed at {settled_seq}. {REBUILT}");
+        report.add(layout.date, ProblemKind::WatermarkMismatch, message);
     }
 }
 

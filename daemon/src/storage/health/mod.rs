@@ -120,18 +120,15 @@ impl Storage {
             storage.look_at_backups(&mut report);
             report
         };
-        match tokio::task::spawn_blocking(look).await {
-            Ok(report) => report,
-            Err(_) => {
-                let mut report = HealthReport::default();
-                report.add(
-                    None,
-                    ProblemKind::JobFailed,
-                    "the health check panicked; the daemon's log says where",
-                );
-                report
-            }
-        }
+        tokio::task::spawn_blocking(look).await.unwrap_or_else(|_| {
+            let mut report = HealthReport::default();
+            report.add(
+                None,
+                ProblemKind::JobFailed,
+                "the health check panicked; the daemon's log says where",
+            );
+            report
+        })
     }
 
     fn look_at_jobs(&self, jobs: &[JobReport], report: &mut HealthReport) {

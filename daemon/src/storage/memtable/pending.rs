@@ -133,10 +133,14 @@ impl Pending {
     pub(super) fn forget_present(&mut self) {
         match &mut self.kind {
             PendingKind::History(writes) => {
-                writes.iter_mut().for_each(|write| write.replaces = Replaces::Unknown);
+                for write in writes {
+                    write.replaces = Replaces::Unknown;
+                }
             }
             PendingKind::Latest { moved, .. } => {
-                moved.iter_mut().for_each(|row| row.replaces = Replaces::Unknown);
+                for row in moved {
+                    row.replaces = Replaces::Unknown;
+                }
             }
         }
     }

@@ -104,12 +104,25 @@ pub fn copy_verified(
         offset += length as u64;
     }
     to.sync()?;
-    let sha256: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = hasher.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     if offset != entry.bytes || !sha256.eq_ignore_ascii_case(&entry.sha256) {
         remove_if_there(disk, &temporary)?;
         return Err(io::Error::other(format!("{} is not what its manifest says", source.display())));
     }
     Ok(temporary)
+}
+
+/// Removes a database file that was never finished, and DuckDB's logs beside it.
+///
+/// # Errors
+/// When one of them cannot be removed.
+pub fn remove_unfinished(disk: &dyn Disk, file: &Path) -> io::Result<()> {
+    for log in LOG_SUFFIXES {
+        let mut name = file.as_os_str().to_owned();
+        name.push(log);
+        remove_if_there(disk, Path::new(&name))?;
+    }
+    remove_if_there(disk, file)
 }
 
 /// Removes a file; one that is not there is no error.

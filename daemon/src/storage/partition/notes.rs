@@ -33,7 +33,10 @@ fn beside(file: &Path, suffix: &str) -> PathBuf {
 pub(super) fn begin_opening(disk: &dyn Disk, file: &Path, now: Timestamp) {
     let mut moments = openings(disk, file, now);
     moments.push(now);
-    let text: String = moments.iter().map(|moment| format!("{moment}\n")).collect();
+    let mut lines: Vec<_> = moments.iter().map(Timestamp::to_string).collect();
+    // Each line is ended.
+    lines.push(String::new());
+    let text = lines.join("\n");
     if let Err(error) = disk::write_durably(disk, &beside(file, OPENING_SUFFIX), text.as_bytes()) {
         tracing::debug!(file = %file.display(), %error, "the note about opening could not be written");
     }

@@ -180,15 +180,13 @@ impl Opened {
     fn without_files(case: Case<'_>) -> Result<Self, OpenError> {
         let Case { layout, config, shared } = case;
         let missing = || -> Result<Self, OpenError> { case.mend(&case.diagnose(Vec::new())?) };
+        let was_backed_up = || case.backups().is_ok_and(|backups| !backups.is_empty());
+        let was_flushed = || case.removed_through().is_ok_and(|seq| seq > 0) || was_backed_up();
         let (memtable, recovered) = match replay(layout, config, shared, 0, true) {
             Ok(replayed) => replayed,
-            Err(log @ RecoverError::Damaged { .. }) if case.removed_through().unwrap_or(0) == 0 => {
-                return Err(OpenError::of_log(config, log));
-            }
-            Err(RecoverError::Damaged { .. }) => return missing(),
+            Err(RecoverError::Damaged { .. }) if was_flushed() => return missing(),
             Err(log) => return Err(OpenError::of_log(config, log)),
         };
-        let was_backed_up = || case.backups().is_ok_and(|backups| !backups.is_empty());
         if case.reaches_far_enough(&recovered).is_err() || recovered.last_seq == 0 && was_backed_up() {
             return missing();
         }

@@ -148,16 +148,16 @@ impl Case<'_> {
             Files::Dated { .. } => false,
         };
         if history_is_good {
-            match self.from_history(bad) {
+            match self.have_from_history(bad) {
                 Ok(opened) => return Ok(opened),
                 Err(error) => tried.push(format!("from the history: {error}")),
             }
         }
-        match self.from_log(bad) {
+        match self.have_from_log(bad) {
             Ok(opened) => return Ok(opened),
             Err(error) => tried.push(format!("from the log: {error}")),
         }
-        match self.from_backups(bad, &mut tried) {
+        match self.have_from_backups(bad, &mut tried) {
             Ok(Some(opened)) => return Ok(opened),
             Ok(None) => {}
             Err(error) => tried.push(format!("from a backup: {error}")),
@@ -178,16 +178,16 @@ impl Case<'_> {
         self.mend(bad).map(drop)
     }
 
-    fn from_history(&self, bad: &[Bad]) -> Result<Opened, NoSource> {
+    fn have_from_history(&self, bad: &[Bad]) -> Result<Opened, NoSource> {
         let Files::Collection { history, latest } = &self.layout.files else {
             return Err(NoSource::Short("a dated storage has none".to_owned()));
         };
         let disk = &*self.shared.disk;
         let new = disk::temporary_beside(latest);
-        aside::remove_if_there(disk, &new).map_err(NoSource::io(&new))?;
+        aside::remove_unfinished(disk, &new).map_err(NoSource::io(&new))?;
         let schema = &self.config.schema;
         let derived = duck::derive(&self.shared.engine, schema, Derive::LatestFromHistory, history, &new);
-        let (_, flushed_seq) = derived.inspect_err(|_| drop(disk.remove(&new)))?;
+        let (_, flushed_seq) = derived.inspect_err(|_| drop(aside::remove_unfinished(disk, &new)))?;
         let (memtable, recovered) = self.replay(flushed_seq, false)?;
         self.reaches_far_enough(&recovered)?;
         // DuckDB has written it, and a checkpoint has synced it; the name is ours to make durable.
@@ -196,7 +196,7 @@ impl Case<'_> {
         Ok(Opened { store: Some(self.open()?), memtable, recovered, suspect: false })
     }
 
-    fn from_log(&self, bad: &[Bad]) -> Result<Opened, NoSource> {
+    fn have_from_log(&self, bad: &[Bad]) -> Result<Opened, NoSource> {
         let (memtable, recovered) = self.replay(0, true)?;
         if recovered.last_seq == 0 {
             return Err(NoSource::Short("it is empty".to_owned()));
@@ -207,13 +207,13 @@ impl Case<'_> {
         Ok(Opened { store: None, memtable, recovered, suspect: false })
     }
 
-    fn from_backups(&self, bad: &[Bad], tried: &mut Vec<String>) -> Result<Option<Opened>, NoSource> {
+    fn have_from_backups(&self, bad: &[Bad], tried: &mut Vec<String>) -> Result<Option<Opened>, NoSource> {
         let backups = self.backups()?;
         if backups.is_empty() {
             tried.push("from a backup: there is no verified one".to_owned());
         }
         for backup in backups {
-            match self.from_backup(bad, &backup) {
+            match self.have_from_backup(bad, &backup) {
                 Ok(opened) => return Ok(Some(opened)),
                 Err(error) => tried.push(format!("from the backup {}: {error}", backup.manifest.backup)),
             }
@@ -235,7 +235,7 @@ impl Case<'_> {
         Ok(found)
     }
 
-    fn from_backup(&self, bad: &[Bad], backup: &Found) -> Result<Opened, NoSource> {
+    fn have_from_backup(&self, bad: &[Bad], backup: &Found) -> Result<Opened, NoSource> {
         let seq = backup.manifest.seq;
         let (mut memtable, recovered) = self.replay(seq, false)?;
         self.reaches_far_enough(&recovered)?;
