@@ -109,9 +109,13 @@ pub(crate) fn verify_backup(storage: &str, backup: &str) -> Call<BackupInfo> {
 pub(crate) fn request(request: &Request<'_>) -> Call<Reply> {
     let call = Call::with(request, reply::whole);
     match request.op {
-        Op::Flush | Op::ExportParquet { .. } | Op::Backup { .. } | Op::VerifyBackup { .. } => {
-            call.unbounded()
-        }
+        Op::Flush
+        | Op::ExportParquet { .. }
+        | Op::Backup { .. }
+        | Op::VerifyBackup { .. }
+        | Op::CheckHealth { .. }
+        | Op::RebuildHistoryFromWal { .. }
+        | Op::RebuildLatestFromHistory => call.unbounded(),
         _ => call,
     }
 }

@@ -178,7 +178,11 @@ fn inline_commits() -> usize {
     (processors / 2).clamp(1, MAX_INLINE_COMMITS)
 }
 
-fn shared(limits: &Limits, locks: &[DirLock]) -> Result<Arc<Shared>, DaemonError> {
+/// What all partitions of all storages share.
+///
+/// # Errors
+/// When DuckDB does not start.
+pub(crate) fn shared(limits: &Limits, locks: &[DirLock]) -> Result<Arc<Shared>, DaemonError> {
     // Below a directory that is locked, so that no other daemon uses it.
     let base = locks.first().map_or_else(std::env::temp_dir, |lock| lock.directory().to_owned());
     let engine = Engine::open(&EngineSettings {

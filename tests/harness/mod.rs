@@ -4,6 +4,7 @@
 pub(crate) mod child;
 mod config;
 mod daemon;
+pub(crate) mod faults;
 pub(crate) mod files;
 pub(crate) mod python;
 mod random;

@@ -1,6 +1,6 @@
 //! The command line: arguments in, one verb run, an exit code out.
 //!
-//! Each group of verbs has a file: `write`, `read`, `admin`, `backups`, `stats`, `load`, `import`, `bench`, `demo`, `docs`; what the daemon's
+//! Each group of verbs has a file: `write`, `read`, `admin`, `backups`, `health`, `stats`, `load`, `import`, `bench`, `demo`, `docs`; what the daemon's
 //! program does is in `forward`. They share the way
 //! to the daemon (here), the way out (`output`) and the way to fail (`failure`).
 
@@ -11,6 +11,7 @@ mod demo;
 mod docs;
 mod failure;
 mod forward;
+mod health;
 mod import;
 mod load;
 mod output;
@@ -111,6 +112,14 @@ enum Verb {
     Ping(admin::PingArgs),
     /// Say whether a configuration is right, and what it means.
     CheckConfig(forward::CheckConfigArgs),
+    /// Ask whether everything is as it should be.
+    Health(health::HealthArgs),
+    /// Put back into a collection's history what the WAL of a day has.
+    RebuildHistory(health::RebuildHistoryArgs),
+    /// Make a collection's latest values anew from its history.
+    RebuildLatest(health::RebuildLatestArgs),
+    /// Say what is damaged in a storage and mend it, while no daemon runs.
+    Repair(health::RepairArgs),
     /// Load a file of JSON lines or CSV into a storage.
     Load(Box<load::LoadArgs>),
     /// Bring a directory of the Python library ionbus-fast-persist into a storage.
@@ -159,6 +168,10 @@ fn run(cli: &Cli) -> Outcome {
         Verb::Info(_) => admin::info(global, &mut out),
         Verb::Ping(_) => admin::ping(global, &mut out),
         Verb::CheckConfig(args) => forward::check_config(global, args),
+        Verb::Health(args) => health::health(global, args, &mut out),
+        Verb::RebuildHistory(args) => health::rebuild_history(global, args, &mut out),
+        Verb::RebuildLatest(_) => health::rebuild_latest(global, &mut out),
+        Verb::Repair(args) => health::repair(global, args),
         Verb::Load(args) => load::load(global, args, &mut out),
         Verb::Import(args) => import::import(global, args, &mut out),
         Verb::Bench(args) => bench::bench(global, args, &mut out),

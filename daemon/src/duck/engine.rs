@@ -92,6 +92,14 @@ impl Engine {
         }
     }
 
+    /// Lets go of every block that is cached and not in use, so that what is read next comes from the file.
+    pub(super) fn forget_blocks(&self) {
+        let base = self.base.lock();
+        // No limit can be that low: DuckDB gives back what it can, refuses, and the limit stays as it was.
+        let _ = base.execute_batch("SET GLOBAL memory_limit = '1B'");
+        let _ = base.execute_batch(&format!("SET GLOBAL memory_limit = '{}B'", self.memory_limit_bytes));
+    }
+
     /// A connection of its own; transactions and temporary tables are a connection's.
     pub(super) fn connect(&self) -> Result<Connection, DuckError> {
         self.base.lock().try_clone().map_err(|source| DuckError::Start { source: Box::new(source) })

@@ -2,7 +2,7 @@
 //!
 //! Every variant that belongs to a file names it, and none tells a record's values; the daemon's answer to a client is made elsewhere.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use arrow::error::ArrowError;
 
@@ -138,6 +138,10 @@ pub enum DuckError {
     Close(Vec<DuckError>),
 }
 
+/// How DuckDB words it when a file's bytes are not those that it wrote.
+const SIGNS_OF_DAMAGE: &[&str] =
+    &["not a valid duckdb", "corrupt", "checksum", "serialization", "could not read enough", "header"];
+
 impl DuckError {
     /// Whether DuckDB failed for lack of room on the disk.
     pub fn is_full(&self) -> bool {
@@ -156,8 +160,43 @@ impl DuckError {
         }
     }
 
+    /// Whether DuckDB says that the file itself is bad, and not, for example, that somebody else has it open.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Missing { .. } => true,
+            Self::Open { source, .. }
+            | Self::Sql { source, .. }
+            | Self::Checkpoint { source, .. }
+            | Self::Commit { source, .. } => {
+                let text = source.to_string().to_lowercase();
+                SIGNS_OF_DAMAGE.iter().any(|sign| text.contains(sign))
+            }
+            _ => false,
+        }
+    }
+
     /// Whether another program has the file open, which passes.
     pub fn is_in_use(&self) -> bool {
         matches!(self, Self::Open { source, .. } if source.to_string().contains("Could not set lock"))
+    }
+
+    /// The file that it is about; `None` where it is about none, or several.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Start { .. } | Self::Close(_) => None,
+            Self::Path { path: file }
+            | Self::Open { file, .. }
+            | Self::Missing { file, .. }
+            | Self::Foreign { file, .. }
+            | Self::ColumnType { file, .. }
+            | Self::Sql { file, .. }
+            | Self::Commit { file, .. }
+            | Self::Checkpoint { file, .. }
+            | Self::Count { file, .. }
+            | Self::Batch { file, .. }
+            | Self::Arrow { file, .. }
+            | Self::Row { file, .. }
+            | Self::Closed { file } => Some(file),
+        }
     }
 }

@@ -238,7 +238,7 @@ impl Flush<'_> {
         }
         let expected = change.rows.len() as u64;
         if expected > 0 {
-            self.append(table, change.rows)?;
+            append(self.conn, self.shared, table, change.rows)?;
         }
         let sql = format!("SELECT count(*) FROM {} WHERE seq > ?", table.sql());
         let inserted = self
@@ -257,31 +257,36 @@ impl Flush<'_> {
         table.set_flushed_seq(change.through_seq);
         Ok(expected)
     }
+}
 
-    fn append(&self, table: &Table, rows: &[Row<'_>]) -> Result<(), DuckError> {
-        let failed = |error| table.failed("appending rows")(error);
-        let names: Vec<_> = table.columns.iter().map(|column| column.name.as_str()).collect();
-        let mut appender = self
-            .conn
-            .appender_with_columns_to_catalog_and_db(table.kind.name(), &table.alias, "main", &names)
-            .map_err(failed)?;
-        let mut batch = Rows::new(table, &self.shared.schema);
-        let (mut held_rows, mut held_bytes) = (0, 0);
-        for row in rows {
-            batch.push(row.record, row.version);
-            if batch.is_full() {
-                held_rows += batch.len();
-                held_bytes += batch.bytes();
-                append_batch(&mut appender, &mut batch, table)?;
-                if held_rows >= APPENDER_ROWS || held_bytes >= APPENDER_BYTES {
-                    (held_rows, held_bytes) = (0, 0);
-                    appender.flush().map_err(failed)?;
-                }
+/// Appends rows to a table, in the transaction of the connection.
+pub(super) fn append(
+    conn: &Connection,
+    shared: &Shared,
+    table: &Table,
+    rows: &[Row<'_>],
+) -> Result<(), DuckError> {
+    let failed = |error| table.failed("appending rows")(error);
+    let names: Vec<_> = table.columns.iter().map(|column| column.name.as_str()).collect();
+    let mut appender = conn
+        .appender_with_columns_to_catalog_and_db(table.kind.name(), &table.alias, "main", &names)
+        .map_err(failed)?;
+    let mut batch = Rows::new(table, &shared.schema);
+    let (mut held_rows, mut held_bytes) = (0, 0);
+    for row in rows {
+        batch.push(row.record, row.version);
+        if batch.is_full() {
+            held_rows += batch.len();
+            held_bytes += batch.bytes();
+            append_batch(&mut appender, &mut batch, table)?;
+            if held_rows >= APPENDER_ROWS || held_bytes >= APPENDER_BYTES {
+                (held_rows, held_bytes) = (0, 0);
+                appender.flush().map_err(failed)?;
             }
         }
-        append_batch(&mut appender, &mut batch, table)?;
-        appender.flush().map_err(failed)
     }
+    append_batch(&mut appender, &mut batch, table)?;
+    appender.flush().map_err(failed)
 }
 
 fn append_batch(appender: &mut Appender<'_>, rows: &mut Rows<'_>, table: &Table) -> Result<(), DuckError> {

@@ -56,7 +56,8 @@ pub(super) fn find(conn: &Connection, table: &Table, sought: &[Sought<'_>]) -> R
     Ok(matches)
 }
 
-fn make_tables(conn: &Connection, table: &Table) -> Result<(), DuckError> {
+/// Makes the staging tables anew, empty.
+pub(super) fn make_tables(conn: &Connection, table: &Table) -> Result<(), DuckError> {
     let name_columns = table.kind.name_columns().join(" VARCHAR, ");
     conn.execute_batch(&format!(
         "CREATE OR REPLACE TEMP TABLE flush_addresses (idx UINTEGER, key VARCHAR, {name_columns} VARCHAR); \
@@ -133,7 +134,8 @@ pub(super) fn expect(table: &Table, what: &'static str, expected: u64, found: u6
     Err(DuckError::Count { file: table.file.clone(), what, expected, found })
 }
 
-fn append(conn: &Connection, table: &Table, sought: &[(u32, &Record)]) -> Result<(), DuckError> {
+/// Puts numbered addresses into the temporary table `flush_addresses`.
+pub(super) fn append(conn: &Connection, table: &Table, sought: &[(u32, &Record)]) -> Result<(), DuckError> {
     let failed = || table.failed("staging addresses");
     let arrow_failed = |source| DuckError::Arrow { file: table.file.clone(), source };
     let mut appender = conn.appender_to_catalog_and_db("flush_addresses", "temp", "main").map_err(failed())?;

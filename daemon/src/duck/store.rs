@@ -53,6 +53,9 @@ impl Files {
     }
 }
 
+/// Called with a file right before it is attached.
+pub type BeforeAttach<'a> = &'a dyn Fn(&Path);
+
 /// What a store and its readers know of it.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -97,7 +100,9 @@ impl Shared {
     ///
     /// A file is made only where nothing says that there was one: an empty file in the place of a lost
     /// one would look like a storage that never had a record.
-    fn attach(&self, conn: &Connection) -> Result<(), DuckError> {
+    ///
+    /// `before` is called with each file before DuckDB gets it, for DuckDB may end the process over it.
+    fn attach(&self, conn: &Connection, before: BeforeAttach<'_>) -> Result<(), DuckError> {
         let (old, new): (Vec<_>, Vec<_>) = self.tables().partition(|table| table.file.exists());
         let missing =
             |table: &Table, evidence: String| Err(DuckError::Missing { file: table.file.clone(), evidence });
@@ -108,6 +113,7 @@ impl Shared {
         }
         let mut empty = Vec::new();
         for table in &old {
+            before(&table.file);
             self.engine.attach(&table.file, &table.alias)?;
             if schema::prepare(conn, table)? {
                 empty.push(*table);
@@ -178,11 +184,24 @@ impl Store {
     /// [`DuckError::ColumnType`] for tables that do not fit, [`DuckError::Missing`] where one of a
     /// collection's files is gone, [`DuckError::Path`] for a path that is not UTF-8.
     pub fn open(engine: Arc<Engine>, schema: Arc<Schema>, files: Files) -> Result<Self, DuckError> {
+        Self::open_watched(engine, schema, files, &|_| {})
+    }
+
+    /// As [`open`](Self::open); `before` is called with each file that is there, right before DuckDB gets it.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub fn open_watched(
+        engine: Arc<Engine>,
+        schema: Arc<Schema>,
+        files: Files,
+        before: BeforeAttach<'_>,
+    ) -> Result<Self, DuckError> {
         let conn = engine.connect()?;
         let shared = Arc::new(Shared::new(engine, schema, files));
         let store = Self { shared, live: Mutex::new(Live { conn, state: State::Detached }) };
         // Dropped on failure, the store detaches what was attached.
-        drop(store.live()?);
+        drop(store.attached(before)?);
         Ok(store)
     }
 
@@ -262,6 +281,10 @@ impl Store {
 
     /// The connection, with the files attached.
     pub(super) fn live(&self) -> Result<MutexGuard<'_, Live>, DuckError> {
+        self.attached(&|_| {})
+    }
+
+    fn attached(&self, before: BeforeAttach<'_>) -> Result<MutexGuard<'_, Live>, DuckError> {
         let mut live = self.live.lock();
         match live.state {
             State::Attached => Ok(live),
@@ -270,7 +293,7 @@ impl Store {
                 // What an earlier attempt left attached would be in the way of this one.
                 self.shared.detach();
                 live.conn = self.shared.engine.connect()?;
-                self.shared.attach(&live.conn)?;
+                self.shared.attach(&live.conn, before)?;
                 live.state = State::Attached;
                 Ok(live)
             }
@@ -289,7 +312,7 @@ impl Store {
         live.state = State::Detached;
         self.shared.detach();
         let again = self.shared.engine.connect().and_then(|conn| {
-            self.shared.attach(&conn)?;
+            self.shared.attach(&conn, &|_| {})?;
             Ok(conn)
         });
         if let Ok(conn) = again {

@@ -6,6 +6,7 @@ mod dated;
 mod failures;
 mod files;
 mod read;
+mod rebuild;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;

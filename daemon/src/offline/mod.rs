@@ -4,14 +4,18 @@
 //! user knows one command. The invariant of each is in its module: what it may touch, and whether the daemon
 //! may run meanwhile.
 
+mod hold;
 pub mod plan;
 pub mod read_python;
+pub mod repair;
 pub mod restore;
 pub mod walk;
 
 use std::process::ExitCode;
 
 use clap::Subcommand;
+
+pub use hold::{Held, OfflineError, hold};
 
 use crate::config::Overrides;
 
@@ -46,11 +50,19 @@ impl Failure {
     }
 }
 
+impl From<OfflineError> for Failure {
+    fn from(error: OfflineError) -> Self {
+        Self::new(error.exit_code(), error.to_string())
+    }
+}
+
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Build a directory with what a storage held at some moment, from its backups and its WAL
     Restore(restore::RestoreArgs),
+    /// Say what is damaged in a storage and what would be lost, and mend it
+    Repair(repair::RepairArgs),
     /// Print the records in a directory of the Python library
     #[command(hide = true)]
     ReadPython(read_python::Arguments),
@@ -67,6 +79,7 @@ pub fn run(command: &Command, overrides: &Overrides) -> ExitCode {
         .try_init();
     let ended = match command {
         Command::Restore(args) => restore::run(args, overrides),
+        Command::Repair(args) => repair::run(args, overrides).map_err(Failure::from),
         Command::ReadPython(args) => read_python::run(args, &mut std::io::stdout().lock())
             .map_err(|error| Failure::new(Failure::FAILED, error.to_string())),
     };

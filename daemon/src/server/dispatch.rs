@@ -184,6 +184,20 @@ impl<'s> Dispatcher<'s> {
         Ok((index, &storages[index]))
     }
 
+    /// The storage that a request means; where it names none, all in which the peer may do what it asks for.
+    pub(super) fn all_allowed(&mut self, ask: Ask<'_>) -> Answer<Vec<&'s Arc<Storage>>> {
+        let server = self.server;
+        if ask.storage.is_some() || server.storages.len() == 1 {
+            return Ok(vec![self.allowed(ask)?.1]);
+        }
+        let all = 0..server.storages.len();
+        let may: Vec<_> = all.filter(|index| self.permit(Some(*index), ask).is_ok()).collect();
+        if may.is_empty() {
+            self.permit(None, ask)?;
+        }
+        Ok(may.into_iter().map(|index| &server.storages[index]).collect())
+    }
+
     pub(super) fn permit(&mut self, storage: Option<usize>, ask: Ask<'_>) -> Answer<()> {
         let role = match self.role {
             Some((cached, role)) if cached == storage => role,
@@ -383,17 +397,7 @@ impl<'s> Dispatcher<'s> {
         pass: &mut Pass<'_>,
         out: &mut Vec<u8>,
     ) -> Answer<()> {
-        let server = self.server;
-        let storages: Vec<_> = if ask.storage.is_some() || server.storages.len() == 1 {
-            vec![self.allowed(ask)?.1]
-        } else {
-            let all = 0..server.storages.len();
-            let may: Vec<_> = all.filter(|index| self.permit(Some(*index), ask).is_ok()).collect();
-            if may.is_empty() {
-                self.permit(None, ask)?;
-            }
-            may.into_iter().map(|index| &server.storages[index]).collect()
-        };
+        let storages = self.all_allowed(ask)?;
         pass.finish(out).await;
         let mut rows = 0;
         for storage in storages {

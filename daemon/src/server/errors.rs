@@ -7,7 +7,7 @@ use crate::config::Role;
 use crate::export::ExportError;
 use crate::storage::StorageError;
 use crate::storage::exporting::ExportingError;
-use crate::storage::partition::{Busy, FlushError, Gone, ReadError};
+use crate::storage::partition::{Busy, FlushError, Gone, MendError, ReadError};
 use crate::storage::rules::RuleError;
 use crate::wal::WalError;
 use crate::wal::commit::Refusal;
@@ -127,5 +127,14 @@ pub(super) fn of_backup(error: &BackupError) -> WireError {
         BackupError::Duck(duck) if duck.is_in_use() => new(ErrorCode::Busy),
         _ if error.is_full() => new(ErrorCode::DiskFull),
         _ => internal("the backup", error),
+    }
+}
+
+pub(super) fn of_mend(error: &MendError) -> WireError {
+    match error {
+        MendError::Dated { .. } => WireError::field("storage", error.to_string()),
+        MendError::NoLog { .. } => WireError::new(ErrorCode::NotFound, error.to_string()),
+        MendError::Flush(error) => of_flush(error),
+        _ => internal("mending", error),
     }
 }

@@ -10,6 +10,7 @@ use crate::config::StorageConfig;
 use crate::duck::Files;
 use crate::stats::StorageStats;
 use crate::wal::Place;
+use crate::wal::recover::RecoverError;
 
 /// The one partition of a collection storage.
 #[derive(Debug)]
@@ -27,17 +28,7 @@ impl Collection {
         shared: &Arc<Shared>,
         stats: &Arc<StorageStats>,
     ) -> Result<Self, OpenError> {
-        let base = &config.base_dir;
-        let layout = Layout {
-            date: None,
-            place: Place::Daily(base.clone()),
-            wal_directories: day_directories(config, shared)?,
-            files: Files::Collection {
-                history: base.join("storage_history.duckdb"),
-                latest: base.join("storage_latest.duckdb"),
-            },
-            settled_seq: None,
-        };
+        let layout = layout(config, shared)?;
         let partition = Partition::open(
             layout,
             Arc::clone(config),
@@ -54,12 +45,28 @@ impl Collection {
     }
 }
 
+/// Where a collection's files are.
+///
+/// # Errors
+/// When its directory cannot be listed.
+pub fn layout(config: &StorageConfig, shared: &Shared) -> Result<Layout, OpenError> {
+    let base = &config.base_dir;
+    Ok(Layout {
+        date: None,
+        place: Place::Daily(base.clone()),
+        wal_directories: day_directories(config, shared)?,
+        files: Files::Collection {
+            history: base.join("storage_history.duckdb"),
+            latest: base.join("storage_latest.duckdb"),
+        },
+        settled_seq: None,
+    })
+}
+
 /// The directories of days below a `base_dir`, in order.
 fn day_directories(config: &StorageConfig, shared: &Shared) -> Result<Vec<PathBuf>, OpenError> {
     let base = &config.base_dir;
-    let names = shared.disk.list(base).map_err(|source| crate::wal::recover::RecoverError::Io {
-        file: base.display().to_string(),
-        source,
-    })?;
+    let io_error = |source| RecoverError::Io { file: base.display().to_string(), source };
+    let names = shared.disk.list(base).map_err(|source| OpenError::Wal(io_error(source)))?;
     Ok(names.iter().filter(|name| Date::parse(name).is_some()).map(|name| base.join(name)).collect())
 }

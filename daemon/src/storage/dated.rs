@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,14 +14,14 @@ use parking_lot::Mutex;
 
 use super::StorageError;
 use super::partition::backup::{is_covered, waits_for_backups};
-use super::partition::{FlushError, Layout, OpenError, Partition, Shared};
+use super::partition::{FlushError, Layout, OpenError, Partition, Shared, notes};
 use crate::config::StorageConfig;
-use crate::disk;
+use crate::disk::{self, Disk};
 use crate::duck::Files;
 use crate::latch::Latch;
 use crate::stats::StorageStats;
 use crate::wal::recover::RecoverError;
-use crate::wal::{Place, segment};
+use crate::wal::{Place, horizon, segment};
 
 /// How long a date stays open without being used.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -50,6 +50,41 @@ pub struct Dated {
 /// database file. It is removed before the date is opened, so it is never there wrongly; without it the
 /// date is opened at the start, to find out.
 const SETTLED_FILE: &str = "settled";
+
+/// What a settled date's note tells: its last record.
+///
+/// # Errors
+/// When there is one that cannot be read.
+pub fn read_settled(disk: &dyn Disk, directory: &Path) -> io::Result<Option<u64>> {
+    match disk.read(&directory.join(SETTLED_FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        noted => Ok(std::str::from_utf8(&noted?).ok().and_then(|text| text.trim().parse().ok())),
+    }
+}
+
+/// Takes a date's note away, so that the next start opens the date; that there is none is no error.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn forget_settled(disk: &dyn Disk, directory: &Path) -> io::Result<()> {
+    match disk.remove(&directory.join(SETTLED_FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => disk.sync_dir(directory),
+    }
+}
+
+/// Where a date's files are.
+pub fn layout(config: &StorageConfig, date: Date, settled_seq: Option<u64>) -> Layout {
+    let directory = config.base_dir.join(date.to_string());
+    Layout {
+        date: Some(date),
+        place: Place::Fixed(directory.clone()),
+        wal_directories: vec![directory],
+        files: Files::Dated { data: config.database_path(&date.to_string()) },
+        settled_seq,
+    }
+}
 
 impl Dated {
     /// Opens the storage, and every date whose log may have something unflushed.
@@ -107,6 +142,11 @@ impl Dated {
         self.config.database_path(&date.to_string()).exists()
     }
 
+    /// A settled date had data, also where its files are gone: that is for opening it to tell.
+    fn has_data(&self, date: Date) -> io::Result<bool> {
+        Ok(self.has_database(date) || self.is_settled(date) || self.has_log(date)?)
+    }
+
     fn is_settled(&self, date: Date) -> bool {
         self.directory(date).join(SETTLED_FILE).exists()
     }
@@ -115,6 +155,10 @@ impl Dated {
     /// only takes longer.
     fn note_settled(&self, partition: &Partition) {
         let (Some(date), Some(seq)) = (partition.date(), partition.settled_seq()) else { return };
+        self.write_settled(date, seq);
+    }
+
+    fn write_settled(&self, date: Date, seq: u64) {
         let file = self.directory(date).join(SETTLED_FILE);
         if let Err(error) = disk::write_durably(&*self.shared.disk, &file, format!("{seq}\n").as_bytes()) {
             tracing::debug!(storage = %self.config.name, %date, %error, "a date could not be noted as settled");
@@ -123,10 +167,7 @@ impl Dated {
 
     /// The last record that the note tells; `None` where there is none that can be read.
     fn noted_seq(&self, date: Date) -> io::Result<Option<u64>> {
-        match self.shared.disk.read(&self.directory(date).join(SETTLED_FILE)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            noted => Ok(std::str::from_utf8(&noted?).ok().and_then(|text| text.trim().parse().ok())),
-        }
+        read_settled(&*self.shared.disk, &self.directory(date))
     }
 
     /// The dates with something that their backup does not have, in order. A date that is closed is not opened
@@ -151,14 +192,10 @@ impl Dated {
 
     /// Takes the note away; answers the last record that it told.
     fn forget_settled(&self, date: Date) -> io::Result<Option<u64>> {
-        let directory = self.directory(date);
-        let noted = self.noted_seq(date)?;
-        match self.shared.disk.remove(&directory.join(SETTLED_FILE)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            removed => removed?,
-        }
-        self.shared.disk.sync_dir(&directory)?;
-        Ok(noted)
+        let (disk, directory) = (&*self.shared.disk, self.directory(date));
+        let settled_seq = read_settled(disk, &directory)?;
+        forget_settled(disk, &directory)?;
+        Ok(settled_seq)
     }
 
     /// Removes the log's old segments of dates that are closed and settled; answers how many.
@@ -185,9 +222,14 @@ impl Dated {
         let now = self.shared.clock.system_time();
         let directory = self.directory(date);
         // The note says how far the log reaches; until a backup has that, all of it stays.
+        let settled_seq = self.noted_seq(date)?;
         if waits_for_backups(&self.config)
-            && self.noted_seq(date)?.is_none_or(|seq| !is_covered(&self.shared, &directory, seq))
+            && settled_seq.is_none_or(|seq| !is_covered(&self.shared, &directory, seq))
         {
+            return Ok(removed);
+        }
+        let disk = &*self.shared.disk;
+        if notes::why_suspect(disk, &self.config.database_path(&date.to_string())).is_some() {
             return Ok(removed);
         }
         for name in self.shared.disk.list(&directory)? {
@@ -197,7 +239,8 @@ impl Dated {
             }
             let modified = std::fs::metadata(&path)?.modified()?;
             if now.duration_since(modified).is_ok_and(|age| age >= self.config.wal_retain) {
-                self.shared.disk.remove(&path)?;
+                horizon::note_removed(disk, &directory, settled_seq.unwrap_or(0))?;
+                disk.remove(&path)?;
                 removed += 1;
             }
         }
@@ -225,25 +268,23 @@ impl Dated {
     }
 
     fn open_blocking(&self, date: Date) -> Result<Arc<Partition>, OpenError> {
-        let directory = self.directory(date);
-        let settled_seq = self
-            .forget_settled(date)
-            .map_err(|source| RecoverError::Io { file: directory.display().to_string(), source })?;
-        let layout = Layout {
-            date: Some(date),
-            place: Place::Fixed(directory.clone()),
-            wal_directories: vec![directory],
-            files: Files::Dated { data: self.config.database_path(&date.to_string()) },
-            settled_seq,
+        let io_error = |source| {
+            let file = self.directory(date).display().to_string();
+            OpenError::Wal(RecoverError::Io { file, source })
         };
-        let (config, shared, stats) = (&self.config, &self.shared, &self.stats);
-        Partition::open(
-            layout,
-            Arc::clone(config),
-            Arc::clone(shared),
-            Arc::clone(stats),
+        let settled_seq = self.forget_settled(date).map_err(io_error)?;
+        let opened = Partition::open(
+            layout(&self.config, date, settled_seq),
+            Arc::clone(&self.config),
+            Arc::clone(&self.shared),
+            Arc::clone(&self.stats),
             Arc::clone(&self.latch),
-        )
+        );
+        if let (Err(_), Some(seq)) = (&opened, settled_seq) {
+            // It is as it was. Without the note the next start would have to open it, and could not.
+            self.write_settled(date, seq);
+        }
+        opened
     }
 
     /// The date's partition, opened where it is not open.
@@ -279,7 +320,7 @@ impl Dated {
             return Ok(Some(partition));
         }
         // A directory that cannot be listed is treated as one that may have data: opening it will tell.
-        if !self.has_database(date) && !self.has_log(date).unwrap_or(true) {
+        if !self.has_data(date).unwrap_or(true) {
             return Ok(None);
         }
         self.partition(date).await.map(Some)
@@ -288,6 +329,28 @@ impl Dated {
     /// Why the storage takes no writes; `None` while it does.
     pub fn read_only_reason(&self) -> Option<&str> {
         self.latch.reason()
+    }
+
+    /// What all partitions share.
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The date's partition, where it is open.
+    pub(super) fn open_partition(&self, date: Date) -> Option<Arc<Partition>> {
+        self.open.lock().get(&date).cloned()
+    }
+
+    /// Does something while nobody opens the date; `None` where it is open already. Whoever comes to open it
+    /// has to wait, so `work` is given a question: whether to go on, which is when nobody has come.
+    pub(super) fn while_closed<T>(&self, date: Date, work: impl FnOnce(&dyn Fn() -> bool) -> T) -> Option<T> {
+        let slot = Arc::clone(self.slots.lock().entry(date).or_default());
+        let open = slot.try_lock().ok()?;
+        if open.is_some() {
+            return None;
+        }
+        // The map's and ours; whoever waits holds another one.
+        Some(work(&|| Arc::strong_count(&slot) <= 2))
     }
 
     /// The partitions that are open now.
@@ -306,7 +369,7 @@ impl Dated {
             let open = self.open.lock().get(&date).cloned();
             let has_data = match open {
                 Some(partition) => !partition.is_empty(),
-                None => self.has_database(date) || self.has_log(date)?,
+                None => self.has_data(date)?,
             };
             if has_data {
                 dates.push(date);

@@ -31,12 +31,27 @@ impl Storage {
         if let (Some(at), Some(_)) = (config.export_at, &config.parquet_path) {
             self.start(Duty::Export, Rule::Daily { at: vec![at], timezone: config.timezone }, None);
         }
+        if let Some(at) = config.health_check_at {
+            self.start(Duty::HealthCheck, Rule::Daily { at: vec![at], timezone: config.timezone }, None);
+        }
         if config.backup {
             self.note_newest_backup();
             let newest = self.stats.verified_backup().map(|backup| backup.at);
             let missed = self.backup_rule().previous(self.shared.clock.now()) > newest;
             self.start(Duty::Backup, self.backup_rule(), missed.then_some(MISSED_PAUSE));
         }
+    }
+
+    /// Looks at everything, every block included; answers how many files there are.
+    async fn look_at_health(self: &Arc<Self>) -> Result<u64, String> {
+        // What the last look found must not be what this one finds.
+        let others = self.jobs().into_iter().filter(|job| job.kind != JobKind::HealthCheck);
+        let report = self.check_health(true, &others.collect::<Vec<_>>()).await;
+        if report.problems.is_empty() {
+            return Ok(report.files);
+        }
+        let problems: Vec<_> = report.problems.iter().map(|problem| problem.message.as_str()).collect();
+        Err(problems.join("; "))
     }
 
     /// Backups are taken at the turn of the day, and when the configuration says.
@@ -80,7 +95,7 @@ impl Storage {
         result
     }
 
-    async fn keep(&self, duty: Duty) -> Result<u64, String> {
+    async fn keep(self: &Arc<Self>, duty: Duty) -> Result<u64, String> {
         match duty {
             Duty::CloseIdle => {
                 self.noted(JobKind::CloseIdle, |count| *count, async { Ok(self.close_idle().await) }).await
@@ -88,6 +103,10 @@ impl Storage {
             Duty::Retention => {
                 let removed = self.noted(JobKind::Retention, |count| *count, self.remove_what_is_old());
                 removed.await
+            }
+            Duty::HealthCheck => {
+                let look = self.look_at_health();
+                self.noted(JobKind::HealthCheck, |files| *files, look).await
             }
             Duty::Backup => self.back_up_what_is_due().await.map_err(|error| error.to_string()),
             Duty::Export => {
@@ -106,6 +125,7 @@ enum Duty {
     Retention,
     Export,
     Backup,
+    HealthCheck,
 }
 
 impl Duty {
@@ -115,6 +135,7 @@ impl Duty {
             Self::Retention => JobKind::Retention,
             Self::Export => JobKind::Export,
             Self::Backup => JobKind::Backup,
+            Self::HealthCheck => JobKind::HealthCheck,
         }
     }
 }

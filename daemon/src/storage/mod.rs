@@ -9,6 +9,7 @@ pub mod collection;
 pub mod dated;
 pub mod exporting;
 mod group;
+pub mod health;
 mod keeping;
 pub mod memtable;
 pub mod partition;
@@ -24,11 +25,12 @@ use std::sync::Arc;
 use fastpersist_protocol::time::Date;
 
 use crate::config::StorageConfig;
+use crate::duck::FilledIn;
 use crate::schedule;
 use crate::stats::StorageStats;
 use collection::Collection;
 use dated::Dated;
-use partition::{FlushError, Gauges, OpenError, Partition, Shared};
+use partition::{FlushError, Gauges, MendError, OpenError, Partition, Shared};
 
 /// Why a partition cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -157,6 +159,37 @@ impl Storage {
             .iter()
             .map(|partition| partition.gauges())
             .fold(Gauges::default(), Gauges::plus)
+    }
+
+    fn only_partition(&self) -> Result<Arc<Partition>, MendError> {
+        match &self.kind {
+            Kind::Collection(collection) => Ok(Arc::clone(collection.partition())),
+            Kind::Dated(_) => Err(MendError::Dated { storage: self.config.name.clone() }),
+        }
+    }
+
+    /// Puts back into a collection's history what the WAL of a day has and the history has not.
+    ///
+    /// # Errors
+    /// See [`MendError`]; nothing has changed then.
+    pub async fn rebuild_history_from_wal(&self, date: Date) -> Result<FilledIn, MendError> {
+        let partition = self.only_partition()?;
+        let work = move || partition.rebuild_history_from_wal(date);
+        tokio::task::spawn_blocking(work).await.map_err(|_| MendError::Gone)?
+    }
+
+    /// Makes a collection's latest values anew from its history; answers how many there are.
+    ///
+    /// # Errors
+    /// See [`MendError`]; nothing has changed then.
+    pub async fn rebuild_latest_from_history(&self) -> Result<u64, MendError> {
+        let partition = self.only_partition()?;
+        let of_work = Arc::clone(&partition);
+        let work = move || of_work.rebuild_latest_from_history();
+        let rows = tokio::task::spawn_blocking(work).await.map_err(|_| MendError::Gone)??;
+        // Reads find what they need meanwhile; nobody has to wait for it.
+        tokio::task::spawn_blocking(move || partition.refill());
+        Ok(rows)
     }
 
     /// Dates that were closed since they were last exported.

@@ -241,6 +241,7 @@ async fn seven_days_pass_and_nothing_is_lost_late_or_left_behind() {
         (&week.jobs, JobKind::CloseIdle),
         (&week.jobs, JobKind::Backup),
         (&week.settings, JobKind::Backup),
+        (&week.settings, JobKind::HealthCheck),
         (&week.settings, JobKind::Flush),
         (&week.settings, JobKind::Retention),
     ] {

@@ -10,7 +10,7 @@
 //!
 //! (on one line). `timestamp` is left out where it equals `updated_at`. A batch is one line, so it is
 //! there whole or not at all: `{"op":"batch","ops":[…],"seq":7,…}`; its operations take the places 7,
-//! 8, 9 …. `durable_seq` is the watermark when the line was written: it is what later tells a torn
+//! 8, 9 …. What `fastpersist repair` had to leave out is a line of its own, a [`Gap`]. `durable_seq` is the watermark when the line was written: it is what later tells a torn
 //! write from damage (see [`super::scan`]). `crc` is the CRC-32 (IEEE) of every byte before `,"crc"`.
 //!
 //! Connections encode the part before `"seq"`, which is most of the work; the committer only adds the
@@ -125,6 +125,32 @@ fn finish(mut hasher: Hasher, seq: u64, durable_seq: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\"}\n");
 }
 
+/// Places whose records are not in this log any more, as a repair noted with the owner's consent. Without
+/// such a line a missing place is damage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// How many places.
+    pub count: u64,
+    /// Whether the records are lost; else they were in the database when the repair was made.
+    pub lost: bool,
+}
+
+/// Appends the line that stands for the places from `seq` on.
+pub fn encode_gap(gap: Gap, seq: u64, at: Timestamp, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend_from_slice(GAP_START);
+    json::write_u64(out, gap.count);
+    out.extend_from_slice(b",\"lost\":");
+    json::write_bool(out, gap.lost);
+    out.extend_from_slice(b",\"updated_at\":\"");
+    at.write(out);
+    out.push(b'"');
+    let hasher = hash_body(&out[start..]);
+    finish(hasher, seq, seq - 1, out);
+}
+
+const GAP_START: &[u8] = b"{\"op\":\"gap\",\"count\":";
+
 /// One line, read back.
 #[derive(Debug)]
 pub struct Entry {
@@ -132,14 +158,16 @@ pub struct Entry {
     pub seq: u64,
     /// What was durable when the line was written.
     pub durable_seq: u64,
-    /// Its records, one behind the other; several only in a batch.
+    /// Its records, one behind the other; several only in a batch, none in a gap.
     pub records: Vec<Record>,
+    /// Set where the line stands for records that are not in the log.
+    pub gap: Option<Gap>,
 }
 
 impl Entry {
     /// The place of its last record.
     pub fn last_seq(&self) -> u64 {
-        self.seq + self.records.len() as u64 - 1
+        self.seq + self.gap.map_or(self.records.len() as u64, |gap| gap.count) - 1
     }
 }
 
@@ -183,6 +211,9 @@ pub fn decode(line: &[u8], model: Model) -> Result<Entry, EntryError> {
         return Err(EntryError::Checksum);
     }
     let text = std::str::from_utf8(line).map_err(|_| meaning("it is not UTF-8"))?;
+    if line.starts_with(GAP_START) {
+        return decode_gap(text);
+    }
     let mut fields = LineFields::default();
     let mut ops = None;
     let mut scanner = Scanner::new(text, usize::MAX);
@@ -206,7 +237,31 @@ pub fn decode(line: &[u8], model: Model) -> Result<Entry, EntryError> {
     if seq == 0 || records.is_empty() {
         return Err(meaning("it holds no record"));
     }
-    Ok(Entry { seq, durable_seq, records })
+    Ok(Entry { seq, durable_seq, records, gap: None })
+}
+
+fn decode_gap(text: &str) -> Result<Entry, EntryError> {
+    let (mut count, mut lost, mut seq, mut durable_seq) = (None, None, None, None);
+    let mut scanner = Scanner::new(text, usize::MAX);
+    scanner
+        .object(|scanner, name| {
+            let value = scanner.value()?;
+            match &*name {
+                "count" => count = value.as_u64(),
+                "lost" => lost = value.as_bool(),
+                "seq" => seq = value.as_u64(),
+                "durable_seq" => durable_seq = value.as_u64(),
+                _ => {}
+            }
+            Ok(())
+        })
+        .map_err(|error| meaning(&error.to_string()))?;
+    match (count, lost, seq, durable_seq) {
+        (Some(count @ 1..), Some(lost), Some(seq @ 1..), Some(durable_seq)) => {
+            Ok(Entry { seq, durable_seq, records: Vec::new(), gap: Some(Gap { count, lost }) })
+        }
+        _ => Err(meaning("the gap does not say what is missing")),
+    }
 }
 
 fn decode_ops(ops: &Raw<'_>, seq: u64, model: Model) -> Result<Vec<Record>, EntryError> {

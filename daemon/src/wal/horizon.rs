@@ -1,11 +1,43 @@
-//! Which sealed segments may go: a pure function of the watermarks and the retention.
+//! Which sealed segments may go: a pure function of the watermarks and the retention. Before they go, it is
+//! noted up to which record the log was removed: a log without segments does not tell that it ever had any.
 //!
 //! Invariant: a segment with a record that is still needed is never in the answer, whatever the clock says.
 //! Needed is what is not flushed *and* checkpointed, and, where the log waits for backups, what no backup has.
 
+use std::io;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::segment::Sealed;
+use crate::disk::{self, Disk};
+
+/// The file in a partition's directory that tells up to which record its log was removed.
+pub const REMOVED_FILE: &str = "log_removed_through";
+
+/// Notes that the log is about to be removed up to this record.
+///
+/// # Errors
+/// When the note cannot be made durable; then nothing may be removed.
+pub fn note_removed(disk: &dyn Disk, directory: &Path, through_seq: u64) -> io::Result<()> {
+    if through_seq <= removed_through(disk, directory)? {
+        return Ok(());
+    }
+    disk::write_durably(disk, &directory.join(REMOVED_FILE), format!("{through_seq}\n").as_bytes())
+}
+
+/// Up to which record the log was removed; 0 where it never was.
+///
+/// # Errors
+/// When the note cannot be read.
+pub fn removed_through(disk: &dyn Disk, directory: &Path) -> io::Result<u64> {
+    match disk.read(&directory.join(REMOVED_FILE)) {
+        Ok(noted) => {
+            Ok(std::str::from_utf8(&noted).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
+    }
+}
 
 /// The segments, from the oldest on, that hold nothing which is still needed.
 ///

@@ -42,6 +42,14 @@ pub enum Place {
 }
 
 impl Place {
+    /// The partition's own directory.
+    pub fn base(&self) -> &Path {
+        match self {
+            Self::Fixed(directory) => directory,
+            Self::Daily(base) => base,
+        }
+    }
+
     /// The directory for segments that begin on `today`.
     pub fn directory(&self, today: Date) -> PathBuf {
         match self {
@@ -333,18 +341,28 @@ impl Wal {
         }
     }
 
+    /// The segments, oldest first, and how many bytes of each are lines.
+    pub fn segments(&self) -> Vec<(PathBuf, u64)> {
+        let sealed = self.sealed.iter().map(|segment| (segment.path.clone(), segment.bytes));
+        let active = self.active.as_ref().filter(|active| active.bytes() > 0);
+        sealed.chain(active.map(|active| (active.path().to_owned(), active.bytes()))).collect()
+    }
+
     /// How many sealed segments [`remove_old`](Self::remove_old) would remove.
-    pub fn count_removable(&mut self, checkpointed_seq: u64, retain: Duration) -> usize {
+    pub fn count_removable(&mut self, unneeded_seq: u64, retain: Duration) -> usize {
         let now = self.clock.system_time();
-        horizon::removable(self.sealed.make_contiguous(), checkpointed_seq, retain, now)
+        horizon::removable(self.sealed.make_contiguous(), unneeded_seq, retain, now)
     }
 
     /// Deletes the segments that [`horizon`] lets go; answers how many.
     ///
     /// # Errors
     /// When a file cannot be removed; it stays in the list and is tried again the next time.
-    pub fn remove_old(&mut self, checkpointed_seq: u64, retain: Duration) -> io::Result<usize> {
-        let count = self.count_removable(checkpointed_seq, retain);
+    pub fn remove_old(&mut self, unneeded_seq: u64, retain: Duration) -> io::Result<usize> {
+        let count = self.count_removable(unneeded_seq, retain);
+        if let Some(last) = count.checked_sub(1).and_then(|index| self.sealed.get(index)) {
+            horizon::note_removed(&*self.disk, self.place.base(), last.last_seq)?;
+        }
         for _ in 0..count {
             let Some(segment) = self.sealed.front() else { break };
             match self.disk.remove(&segment.path) {

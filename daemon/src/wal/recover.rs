@@ -28,7 +28,7 @@ pub const TORN_PREFIX: &str = "torn-";
 pub enum RecoverError {
     /// Something that was durable is not readable.
     #[error(
-        "{file} is damaged at byte {offset}: {reason}; the daemon does not start over damage, because it would lose answered writes. Restore the file from a backup, or look at `fastpersist repair`"
+        "{file} is damaged at byte {offset}: {reason}; the daemon does not start over damage, because it would lose answered writes"
     )]
     Damaged {
         /// The segment.
@@ -116,14 +116,22 @@ pub fn recover(
         let expected = last_seq.map(|last| last + 1);
         check_first(segment, expected, flushed_seq)?;
         let bytes = disk.read(&segment.path).map_err(RecoverError::io(&segment.path))?;
+        let mut missing = None;
         let scanned =
             scan::scan(&bytes, model, expected.or(segment.first_seq).or(Some(flushed_seq + 1)), |entry| {
                 if entry.last_seq() > flushed_seq {
+                    missing = missing.or_else(|| only_in_database(&entry));
                     on_entry(entry);
                 }
             });
         let scanned =
             scanned.map_err(|damage| RecoverError::damaged(&segment.path, damage.offset, damage.reason))?;
+        if let Some((first, last)) = missing {
+            let reason = format!(
+                "records {first} to {last} were left out by a repair because the database had them, and now it has only those up to {flushed_seq}"
+            );
+            return Err(RecoverError::damaged(&segment.path, 0, reason));
+        }
         if scanned.torn && index + 1 < count {
             let reason = "the segment ends badly, but others follow it".to_owned();
             return Err(RecoverError::damaged(&segment.path, scanned.valid_bytes, reason));
@@ -148,6 +156,11 @@ pub fn recover(
 
 fn sealed_as_found(segment: &Found, last_seq: u64) -> Sealed {
     Sealed { path: segment.path.clone(), last_seq, bytes: segment.length, sealed_at: segment.modified }
+}
+
+/// The places that a repair left out because the database had their records: here it has not.
+fn only_in_database(entry: &Entry) -> Option<(u64, u64)> {
+    entry.gap.filter(|gap| !gap.lost).map(|_| (entry.seq, entry.last_seq()))
 }
 
 /// The oldest segment must begin where the database ends, or before.

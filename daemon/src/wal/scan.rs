@@ -297,6 +297,20 @@ mod tests {
     }
 
     #[test]
+    fn a_gap_that_was_noted_is_no_damage() {
+        let mut bytes = line(1, 0);
+        let gap = entry::Gap { count: 3, lost: true };
+        entry::encode_gap(gap, 2, Timestamp::from_micros(0).expect("in range"), &mut bytes);
+        bytes.extend(line(5, 4));
+        let mut found = Vec::new();
+        let end = scan(&bytes, Model::Dated, Some(1), |entry| {
+            found.push((entry.seq, entry.last_seq(), entry.records.len(), entry.gap));
+        });
+        assert_eq!(found, [(1, 1, 1, None), (2, 4, 0, Some(gap)), (5, 5, 1, None)]);
+        assert_eq!(end.map(|end| end.last_seq), Ok(Some(5)));
+    }
+
+    #[test]
     fn an_unknown_field_is_refused_and_not_passed_over() {
         let body = br#"{"op":"store","key":"k","data":{},"colour":"red","updated_at":"2025-01-15""#;
         let mut bytes = Vec::new();

@@ -130,7 +130,7 @@ impl Memtable {
 
 impl KeyEntry {
     /// What the records cost, and how many of them live.
-    fn cost(&self) -> (usize, usize) {
+    pub(super) fn cost(&self) -> (usize, usize) {
         let bytes = self.slots.iter().map(|slot| slot.record.size_bytes()).sum();
         let live = self.slots.iter().filter(|slot| !slot.record.is_deleted()).count();
         (bytes, live)

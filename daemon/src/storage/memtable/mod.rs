@@ -12,6 +12,7 @@
 //! is flushed, so that a stale row from DuckDB cannot come through from behind.
 
 mod cache;
+mod forget;
 mod pending;
 mod slots;
 
@@ -106,6 +107,11 @@ impl Memtable {
     /// Whether the table holds the whole partition.
     pub fn is_complete(&self) -> bool {
         self.complete
+    }
+
+    /// DuckDB turned out to have nothing that is not here.
+    pub fn set_complete(&mut self) {
+        self.complete = true;
     }
 
     /// Live records in memory.

@@ -129,6 +129,22 @@ impl Pending {
         self.taken_through_seq = flushed_seq;
     }
 
+    /// What DuckDB has at the addresses of these records is no longer known.
+    pub(super) fn forget_present(&mut self) {
+        match &mut self.kind {
+            PendingKind::History(writes) => {
+                for write in writes {
+                    write.replaces = Replaces::Unknown;
+                }
+            }
+            PendingKind::Latest { moved, .. } => {
+                for row in moved {
+                    row.replaces = Replaces::Unknown;
+                }
+            }
+        }
+    }
+
     /// Puts a record into a slot that has one already; answers the record that was there.
     pub(super) fn replace(&mut self, slot: &mut Slot, record: Record) -> Record {
         let size = record.size_bytes();

@@ -155,6 +155,11 @@ impl Partition {
             Err(_) => memtable.restore(unflushed, self.watermarks.flushed()),
         }
         drop(memtable);
+        if let Err(FlushError::Duck(error)) = &result
+            && error.is_damage()
+        {
+            self.note_trouble(error);
+        }
         self.shrink_cache();
         self.room.notify_waiters();
         if result.as_ref().is_ok_and(|rows| *rows >= TRIM_ROWS) {
@@ -262,6 +267,9 @@ impl Partition {
                 tracing::debug!(storage = %self.config.name, took = ?begun.elapsed(), "checkpoint");
             }
             Err(error) => {
+                if error.is_damage() {
+                    self.note_trouble(&error);
+                }
                 tracing::warn!(storage = %self.config.name, %error, "the checkpoint failed; it is tried again");
             }
         }

@@ -32,18 +32,12 @@ impl Partition {
             let partition = Arc::clone(partition);
             tokio::task::spawn_blocking(move || {
                 partition.settle();
-                if !partition.must_fill() {
-                    return;
-                }
-                // Memory that stays cold is slow, not wrong.
-                if let Err(error) = partition.fill() {
-                    tracing::warn!(storage = %partition.config.name, %error, "memory could not be filled from DuckDB");
-                }
+                partition.refill();
             });
         }
     }
 
-    fn must_fill(&self) -> bool {
+    pub(super) fn must_fill(&self) -> bool {
         self.config.cache_max_bytes == 0 && !self.memtable.read().is_complete()
     }
 

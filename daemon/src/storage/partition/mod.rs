@@ -5,11 +5,17 @@
 //!
 //! Invariant: a record is in the log before it is in memory, and in memory until it is in DuckDB.
 
+pub mod aside;
 pub(in crate::storage) mod backup;
 mod flush;
 mod keep;
+pub mod losses;
+mod mend;
+pub mod notes;
 mod open;
 mod read;
+pub mod rebuild;
+mod suspect;
 mod write;
 
 use std::path::PathBuf;
@@ -23,6 +29,7 @@ use tokio::sync::Notify;
 
 pub use flush::FlushError;
 pub(crate) use flush::flush_rows;
+pub use mend::MendError;
 pub use open::OpenError;
 pub use read::{KeysPage, ReadError};
 pub use write::Busy;
@@ -33,7 +40,7 @@ use super::memtable::Memtable;
 use crate::clock::Clock;
 use crate::config::{Limits, StorageConfig};
 use crate::disk::Disk;
-use crate::duck::{Engine, Files, Reader, Store};
+use crate::duck::{DuckError, Engine, Files, Inspector, Reader, Store};
 use crate::latch::Latch;
 use crate::schedule::{self, Scheduler};
 use crate::stats::StorageStats;
@@ -96,6 +103,8 @@ pub struct Partition {
     room: Notify,
     /// Set when a flush is asked for by the number of records.
     flush_wanted: AtomicBool,
+    /// Held while memory is filled from DuckDB, or made to forget what it has from there.
+    fill_turn: Mutex<()>,
     torn_count: usize,
     /// How far the newest backup reaches.
     backed_up: backup::BackedUp,
@@ -174,6 +183,33 @@ impl Partition {
     /// Whether the partition holds or has held anything at all.
     pub fn is_empty(&self) -> bool {
         self.watermarks.appended() == 0
+    }
+
+    /// What all partitions share.
+    pub(in crate::storage) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The database files.
+    pub(in crate::storage) fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// The log's segments, oldest first, and how many bytes of each are lines.
+    pub(in crate::storage) fn wal_segments(&self) -> Vec<(PathBuf, u64)> {
+        self.wal.lock().segments()
+    }
+
+    /// Directories in which its segments, or what was cut off from them, may stand.
+    pub(in crate::storage) fn day_directories(&self) -> Vec<PathBuf> {
+        let base = &self.config.base_dir;
+        let names = self.shared.disk.list(base).unwrap_or_default();
+        names.iter().filter(|name| Date::parse(name).is_some()).map(|name| base.join(name)).collect()
+    }
+
+    /// Looks at the database through the store that has it open; `None` where there is none yet.
+    pub(in crate::storage) fn inspector(&self) -> Result<Option<Inspector>, DuckError> {
+        self.store().map(|store| Inspector::of_store(&store)).transpose()
     }
 
     fn today(&self) -> Date {

@@ -9,7 +9,8 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use super::backup::BackedUp;
-use super::{Layout, Partition, Shared};
+use super::rebuild::{Bad, Case};
+use super::{Layout, Partition, Shared, notes};
 use crate::config::StorageConfig;
 use crate::duck::{DuckError, Store};
 use crate::latch::Latch;
@@ -24,35 +25,44 @@ use crate::wal::{SegmentLimits, Wal};
 /// Why a partition cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The log needs a person.
+    /// The log cannot be read or written.
     #[error(transparent)]
-    Wal(#[from] RecoverError),
-    /// The database needs a person: it does not open, and the log cannot replace it.
+    Wal(RecoverError),
+    /// The log needs a person.
     #[error(
-        "{duck}; the log does not reach back to the first record ({log}), so the file cannot be rebuilt from it"
+        "{log}. `fastpersist repair --storage {storage}` says what would be lost before it changes anything"
     )]
-    Database {
-        /// What DuckDB said.
-        duck: DuckError,
-        /// What is missing in the log.
+    Damaged {
+        /// The storage.
+        storage: String,
+        /// What is wrong.
         log: RecoverError,
     },
-    /// A damaged database file could not be moved aside.
-    #[error("{duck}; moving {file} aside failed: {source}")]
-    Aside {
-        /// What DuckDB said.
-        duck: DuckError,
-        /// The file.
-        file: String,
-        /// What the system said.
-        source: std::io::Error,
+    /// The database needs a person: it is not usable, and nothing can replace it whole.
+    #[error(
+        "{problem}; it cannot be rebuilt: {tried}. `fastpersist repair --storage {storage}` says what would be lost before it changes anything"
+    )]
+    Database {
+        /// The storage.
+        storage: String,
+        /// What is wrong with which file.
+        problem: String,
+        /// What each source lacks.
+        tried: String,
     },
     /// DuckDB says no for another reason than damage.
     #[error(transparent)]
-    Duck(DuckError),
+    Duck(#[from] DuckError),
 }
 
 impl OpenError {
+    fn of_log(config: &StorageConfig, log: RecoverError) -> Self {
+        match log {
+            log @ RecoverError::Damaged { .. } => Self::Damaged { storage: config.name.clone(), log },
+            log @ RecoverError::Io { .. } => Self::Wal(log),
+        }
+    }
+
     /// Whether another program has the database open, which passes.
     pub fn is_in_use(&self) -> bool {
         match self {
@@ -80,7 +90,7 @@ impl Partition {
         let begun = Instant::now();
         let backed_up = BackedUp::find(&layout, &config, &shared);
         let opened = Opened::new(&layout, &config, &shared)?;
-        let Opened { store, memtable, recovered } = opened;
+        let Opened { store, memtable, recovered, suspect } = opened;
         let flushed_seq = store.as_ref().map_or(0, |store| store.flushed_seq());
         let unflushed = recovered.last_seq - flushed_seq;
         if unflushed > 0 || recovered.torn_count > 0 {
@@ -124,7 +134,8 @@ impl Partition {
             torn_count: recovered.torn_count,
             backed_up,
             backing_up: AtomicBool::new(false),
-            suspect: AtomicBool::new(false),
+            suspect: AtomicBool::new(suspect),
+            fill_turn: Mutex::default(),
             unsynced: Arc::new(Notify::new()),
             last_used_ms: AtomicU64::new(last_used_ms),
         });
@@ -134,74 +145,84 @@ impl Partition {
 }
 
 /// What opening finds.
-struct Opened {
-    store: Option<Arc<Store>>,
-    memtable: Memtable,
-    recovered: Recovered,
+pub(super) struct Opened {
+    pub(super) store: Option<Arc<Store>>,
+    pub(super) memtable: Memtable,
+    pub(super) recovered: Recovered,
+    /// The database has unreadable blocks, and nothing can replace it.
+    pub(super) suspect: bool,
 }
 
 impl Opened {
     fn new(layout: &Layout, config: &StorageConfig, shared: &Arc<Shared>) -> Result<Self, OpenError> {
-        let schema = Arc::new(config.schema.clone());
-        let store = if layout.files.exist() {
-            let engine = Arc::clone(&shared.engine);
-            match Store::open(engine, schema, layout.files.clone()) {
-                Ok(store) => Some(Arc::new(store)),
-                Err(error) if is_damage(&error) => {
-                    return Self::without_database(layout, config, shared, error);
+        let case = Case { layout, config, shared };
+        let noted = case.noted();
+        if noted.is_empty() {
+            if !layout.files.exist() {
+                return Self::without_files(case);
+            }
+            match open_watched(case) {
+                Ok(store) => return Self::on(store, case, false),
+                Err(error) if error.is_damage() => {
+                    let bad = case.diagnose(noted)?;
+                    // Each by itself is sound, and yet together they are not: no copy of them would be better.
+                    return if bad.is_empty() { Err(OpenError::Duck(error)) } else { case.mend(&bad) };
                 }
                 Err(error) => return Err(OpenError::Duck(error)),
             }
-        } else {
-            None
-        };
-        let flushed_seq = store.as_ref().map_or(0, |store| store.flushed_seq());
-        let is_empty = store.as_ref().is_none_or(|store| store.row_count() == 0);
-        let (memtable, recovered) = replay(layout, config, shared, flushed_seq, is_empty)?;
-        Ok(Self { store, memtable, recovered })
+        }
+        let bad = case.diagnose(noted)?;
+        match case.mend(&bad) {
+            Err(error) if bad.iter().all(Bad::is_usable) => {
+                tracing::error!(storage = %config.name, %error, "a database file has unreadable blocks and cannot be rebuilt; what can be read is served");
+                Self::on(open_watched(case)?, case, true)
+            }
+            mended => mended,
+        }
     }
 
-    /// The database does not open. Where the log has everything from the first record on, the file is
-    /// moved aside and written anew by the next flush; else a person must help, and nothing is touched.
-    fn without_database(
-        layout: &Layout,
-        config: &StorageConfig,
-        shared: &Arc<Shared>,
-        duck: DuckError,
-    ) -> Result<Self, OpenError> {
+    fn on(store: Store, case: Case<'_>, suspect: bool) -> Result<Self, OpenError> {
+        let Case { layout, config, shared } = case;
+        let (flushed_seq, empty) = (store.flushed_seq(), store.row_count() == 0);
+        let replayed = replay(layout, config, shared, flushed_seq, empty);
+        let (memtable, recovered) = replayed.map_err(|log| OpenError::of_log(config, log))?;
+        Ok(Self { store: Some(Arc::new(store)), memtable, recovered, suspect })
+    }
+
+    /// There is no database file: the first flush makes it, unless something tells that there was one.
+    fn without_files(case: Case<'_>) -> Result<Self, OpenError> {
+        let Case { layout, config, shared } = case;
+        let missing = || -> Result<Self, OpenError> { case.mend(&case.diagnose(Vec::new())?) };
+        let was_backed_up = || case.backups().is_ok_and(|backups| !backups.is_empty());
+        let was_flushed = || case.removed_through().is_ok_and(|seq| seq > 0) || was_backed_up();
         let (memtable, recovered) = match replay(layout, config, shared, 0, true) {
-            Ok((_, recovered)) if recovered.last_seq == 0 => return Err(OpenError::Duck(duck)),
             Ok(replayed) => replayed,
-            Err(log) => return Err(OpenError::Database { duck, log }),
+            Err(RecoverError::Damaged { .. }) if was_flushed() => return missing(),
+            Err(log) => return Err(OpenError::of_log(config, log)),
         };
-        for file in layout.files.paths() {
-            move_aside(shared, file).map_err(|source| OpenError::Aside {
-                file: file.display().to_string(),
-                source,
-                duck: DuckError::Path { path: file.to_owned() },
-            })?;
+        if case.reaches_far_enough(&recovered).is_err() || recovered.last_seq == 0 && was_backed_up() {
+            return missing();
         }
-        tracing::error!(storage = %config.name, error = %duck, records = recovered.last_seq,
-            "the database file is damaged; it was moved aside and is rebuilt from the log");
-        Ok(Self { store: None, memtable, recovered })
+        Ok(Self { store: None, memtable, recovered, suspect: false })
     }
 }
 
-/// Whether DuckDB says that the file itself is bad, and not, for example, that somebody else has it open.
-fn is_damage(error: &DuckError) -> bool {
-    const SIGNS: &[&str] =
-        &["not a valid duckdb", "corrupt", "checksum", "serialization", "could not read enough", "header"];
-    match error {
-        DuckError::Missing { .. } => true,
-        DuckError::Open { source, .. } | DuckError::Sql { source, .. } => {
-            let text = source.to_string().to_lowercase();
-            SIGNS.iter().any(|sign| text.contains(sign))
+/// Opens the files, with a note beside each that stays when DuckDB ends the process.
+fn open_watched(case: Case<'_>) -> Result<Store, DuckError> {
+    let Case { layout, config, shared } = case;
+    let disk = &*shared.disk;
+    let before = |file: &Path| {
+        if file.exists() {
+            notes::begin_opening(disk, file, shared.clock.now());
         }
-        _ => false,
-    }
+    };
+    let (engine, schema) = (Arc::clone(&shared.engine), Arc::new(config.schema.clone()));
+    let opened = Store::open_watched(engine, schema, layout.files.clone(), &before);
+    layout.files.paths().for_each(|file| notes::end_opening(disk, file));
+    opened
 }
 
-fn replay(
+pub(super) fn replay(
     layout: &Layout,
     config: &StorageConfig,
     shared: &Arc<Shared>,
@@ -226,20 +247,4 @@ fn replay(
         },
     )?;
     Ok((memtable, recovered))
-}
-
-/// Gives a damaged file a name that says when it was set aside; its own log goes with it.
-fn move_aside(shared: &Shared, file: &Path) -> std::io::Result<()> {
-    let when = fastpersist_protocol::time::Timestamp::now().to_string().replace(':', "");
-    let mut log = file.as_os_str().to_owned();
-    log.push(".wal");
-    // The log first: beside a file that is made anew it would be replayed into it.
-    for path in [Path::new(&log), file] {
-        if path.exists() {
-            let mut aside = path.as_os_str().to_owned();
-            aside.push(format!(".damaged-{when}"));
-            shared.disk.rename(path, Path::new(&aside))?;
-        }
-    }
-    shared.disk.sync_dir(crate::disk::parent_of(file))
 }

@@ -99,8 +99,8 @@ impl Partition {
             let epoch = self.memtable.read().epoch();
             let reader = self.take_reader()?;
             let answer = read(reader.as_ref(), epoch);
-            if answer.is_err() {
-                self.suspect.store(true, std::sync::atomic::Ordering::Relaxed);
+            if let Err(ReadError::Duck(error)) = &answer {
+                self.note_trouble(error);
             }
             self.readers.lock().extend(reader.filter(|_| answer.is_ok()));
             if let Some(answer) = answer? {
@@ -215,6 +215,7 @@ impl Partition {
 
     /// Fills memory from DuckDB, in the background. Answers when it is done or the daemon stops.
     pub(super) fn fill(&self) -> Result<(), ReadError> {
+        let _turn = self.fill_turn.lock();
         let Some(reader) = self.take_reader()? else { return Ok(()) };
         self.memtable.write().begin_filling();
         let stopped = || self.shared.stopping.load(std::sync::atomic::Ordering::Relaxed);
@@ -225,8 +226,8 @@ impl Partition {
             if complete { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         self.memtable.write().end_filling(complete && scanned.is_ok());
-        if scanned.is_err() {
-            self.suspect.store(true, std::sync::atomic::Ordering::Relaxed);
+        if let Err(error) = &scanned {
+            self.note_trouble(error);
         }
         Ok(scanned?)
     }

@@ -1,0 +1,99 @@
+//! Whether there are backups that are new enough.
+
+use fastpersist_protocol::time::{Date, Timestamp};
+
+use super::{HealthReport, ProblemKind};
+use crate::backup::manifest::{self, State};
+use crate::storage::dated;
+use crate::storage::partition::Shared;
+use crate::storage::{Kind, Storage};
+
+/// A backup that is older than this, while there is something newer, is told.
+const MAX_AGE_DAYS: i64 = 2;
+const DAY_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
+
+impl Storage {
+    pub(super) fn look_at_backups(&self, report: &mut HealthReport) {
+        if !self.config.backup {
+            return;
+        }
+        match &self.kind {
+            Kind::Collection(collection) => {
+                let partition = collection.partition();
+                self.look_at_newest(partition.shared(), partition.gauges().appended_seq, report);
+            }
+            Kind::Dated(dated) => {
+                for date in dated.dates().unwrap_or_default() {
+                    let last_seq = match dated.open_partition(date) {
+                        Some(partition) => Some(partition.gauges().appended_seq),
+                        None => self.settled_seq(dated.shared(), date),
+                    };
+                    self.look_at_date(dated.shared(), date, last_seq, report);
+                }
+            }
+        }
+    }
+
+    fn settled_seq(&self, shared: &Shared, date: Date) -> Option<u64> {
+        dated::read_settled(&*shared.disk, &self.config.base_dir.join(date.to_string())).ok().flatten()
+    }
+
+    fn look_at_newest(&self, shared: &Shared, last_seq: u64, report: &mut HealthReport) {
+        let (disk, base) = (&*shared.disk, &self.config.base_dir);
+        let now = shared.clock.now();
+        let message = match manifest::newest_verified(disk, base) {
+            Err(error) => error.to_string(),
+            Ok(Some(newest))
+                if newest.manifest.seq >= last_seq || !is_old(newest.manifest.created_at, now) =>
+            {
+                return;
+            }
+            Ok(Some(newest)) => {
+                let records = last_seq - newest.manifest.seq;
+                format!(
+                    "the newest verified backup is of {}, and {records} records are newer",
+                    newest.manifest.created_at
+                )
+            }
+            Ok(None) => {
+                let days = disk.list(base).unwrap_or_default();
+                let Some(oldest) = days.iter().find_map(|name| Date::parse(name)) else { return };
+                if last_seq == 0 || !is_old(midnight(oldest, now), now) {
+                    return;
+                }
+                "there is no verified backup".to_owned()
+            }
+        };
+        report.add(
+            None,
+            ProblemKind::BackupMissing,
+            format!("{message}; `backup` takes one now, and says what is wrong"),
+        );
+    }
+
+    /// A date is backed up when it is over; until two days later nothing is missing.
+    fn look_at_date(&self, shared: &Shared, date: Date, last_seq: Option<u64>, report: &mut HealthReport) {
+        let now = shared.clock.now();
+        if !is_old(midnight(date, now), now) {
+            return;
+        }
+        let directory = self.config.base_dir.join(date.to_string());
+        let message = match manifest::find(&*shared.disk, &directory) {
+            Err(error) => error.to_string(),
+            Ok(Some(found)) if found.state == State::Damaged => "the backup is damaged".to_owned(),
+            Ok(Some(found)) if last_seq.is_none_or(|last_seq| found.manifest.seq >= last_seq) => return,
+            Ok(Some(found)) if !is_old(found.manifest.created_at, now) => return,
+            Ok(Some(_)) => "the date was written after its backup".to_owned(),
+            Ok(None) => "the date has no backup".to_owned(),
+        };
+        report.add(Some(date), ProblemKind::BackupMissing, format!("{message}; `backup` takes one now"));
+    }
+}
+
+fn midnight(date: Date, now: Timestamp) -> Timestamp {
+    Timestamp::parse(&date.to_string()).unwrap_or(now)
+}
+
+fn is_old(moment: Timestamp, now: Timestamp) -> bool {
+    now.as_micros() - moment.as_micros() > MAX_AGE_DAYS * DAY_MICROS
+}
