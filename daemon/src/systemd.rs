@@ -118,7 +118,7 @@ impl Notifier {
 
     async fn beat(self, server: &Server) {
         let interval = self.watchdog.map_or(STATUS_INTERVAL, |watchdog| watchdog / 3);
-        let mut known = String::new();
+        let mut known = serving(server);
         let mut silent = false;
         loop {
             let obstacle = self.watchdog.and_then(|watchdog| obstacle(server, watchdog / 2));

@@ -13,7 +13,7 @@ use super::{Manager, config};
 use crate::harness::{Daemon, PATIENCE, Site, wait_for};
 
 /// Short, so that silence shows soon; a beat is due every third.
-const WATCHDOG: Duration = Duration::from_millis(1500);
+const WATCHDOG: Duration = Duration::from_secs(3);
 const BEAT: &str = "WATCHDOG=1";
 
 fn start(site: &Site, manager: &Manager) -> Daemon {
