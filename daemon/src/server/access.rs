@@ -114,6 +114,8 @@ pub fn needed_role(op: &Op<'_>) -> Role {
 
 #[cfg(test)]
 mod tests {
+    use fastpersist_protocol::request::{ParseLimits, parse};
+
     use super::*;
 
     fn table(default_role: Role, rules: Vec<AccessRule>) -> AccessTable {
@@ -130,6 +132,13 @@ mod tests {
         assert_eq!(table.role(&peer(0, &[]), Some("jobs")), Role::Admin);
         assert_eq!(table.role(&peer(1000, &[]), None), Role::Admin);
         assert_eq!(table.role(&peer(1001, &[]), None), Role::None);
+    }
+
+    #[test]
+    fn only_an_admin_may_say_when_a_record_was_taken() {
+        let line = br#"{"op":"import","ops":[]}"#;
+        let parsed = parse(line, ParseLimits::default());
+        assert_eq!(needed_role(&parsed.request.expect("a request").op), Role::Admin);
     }
 
     #[test]
