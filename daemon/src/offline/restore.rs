@@ -290,6 +290,7 @@ impl Builder<'_> {
         let mut bad = Vec::new();
         while let Base::Backup(found) | Base::CutBack(found) = &plan.base {
             let Err(what) = copy_backup(found, files)? else { break };
+            remove_copies(files)?;
             let now = manifest::find(&RealDisk, &found.directory).ok().flatten();
             // Beside a running daemon it may only have been replaced while it was copied.
             if now.is_none_or(|now| now.manifest == found.manifest) {
@@ -389,11 +390,6 @@ impl Chunk {
 /// Copies a backup's files, and answers what is wrong with them.
 fn copy_backup(found: &Found, files: &Files) -> Result<Result<(), String>, Failure> {
     for ((entry, from), to) in found.manifest.files.iter().zip(&found.paths).zip(files.paths()) {
-        // One that was passed over may have left its copy.
-        match RealDisk.remove(to) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Failure::io(to)(error)),
-            _ => {}
-        }
         let copied = match std::fs::File::open(from) {
             Ok(file) => copy(file, to),
             Err(error) => return Ok(Err(format!("{}: {error}", from.display()))),
@@ -404,6 +400,19 @@ fn copy_backup(found: &Found, files: &Files) -> Result<Result<(), String>, Failu
         }
     }
     Ok(Ok(()))
+}
+
+/// Removes what was copied of a backup that is damaged: what follows begins with another one, or with nothing.
+fn remove_copies(files: &Files) -> Result<(), Failure> {
+    for file in files.paths() {
+        match RealDisk.remove(file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Failure::io(file)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn copy(mut from: std::fs::File, to: &Path) -> std::io::Result<(u64, String)> {
