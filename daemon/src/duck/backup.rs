@@ -170,7 +170,9 @@ impl Snapshot {
 impl Part {
     fn copy_of(&self, table: &Table) -> Result<Contents, DuckError> {
         let Self { conn, copy } = self;
-        let columns = schema::read_columns(conn, table, table.kind.name())?;
+        // Not in the snapshot's transaction: looking for columns takes part in every attached file, and none of
+        // them could make a checkpoint until the copy is done.
+        let columns = schema::read_columns(&copy.engine.connect()?, table, table.kind.name())?;
         let contents = contents(conn, table, &columns)?;
         let target = Table::at(table.kind, copy.file.clone(), copy.alias.clone());
         let typed: Vec<_> = columns.iter().map(|(name, sql)| format!("{} {sql}", quote_name(name))).collect();
@@ -190,8 +192,8 @@ impl Part {
         let checkpoint = format!("CHECKPOINT {}", copy.alias);
         let mut tries = 0;
         while let Err(error) = conn.execute_batch(&checkpoint) {
-            // Although nobody else writes this file, DuckDB has said once, while two storages were backed up
-            // at the same moment, that somebody does. It passes.
+            // Nobody else writes this file, but a connection that looks for a table's columns takes part in all
+            // of them for a moment, and DuckDB takes it for a writer.
             if tries == CHECKPOINT_TRIES {
                 return Err(copy.failed("completing the copy")(error));
             }
