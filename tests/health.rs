@@ -40,6 +40,17 @@ fn all_is_well() {
 }
 
 #[test]
+fn a_backup_that_is_missing_is_told_until_there_is_one() {
+    let site = Site::new(&Config::new().dated("jobs", "backup = true"));
+    let daemon = site.start();
+    let mut conn = daemon.connect();
+    conn.ok(json!({"op": "store", "date": DAY, "key": "k", "data": {}}));
+    health(&mut conn, false, &["backup_missing"]);
+    conn.ok(json!({"op": "backup"}));
+    health(&mut conn, true, &[]);
+}
+
+#[test]
 fn a_torn_write_is_counted_and_is_no_problem() {
     let site = Site::new(&config());
     let daemon = site.start();

@@ -125,8 +125,7 @@ fn a_damaged_database_is_rebuilt_from_backup_and_log() {
             all_there(&mut conn, 1..=80, &what);
             write(&mut conn, 81..=90);
             conn.ok(json!({"op": "flush"}));
-            // The backup is of long ago, and there is something newer.
-            health(&mut conn, true, &["backup_missing"]);
+            health(&mut conn, true, &[]);
             daemon.kill();
             all_there(&mut site.start().connect(), 1..=90, &what);
             let backup = site.path(storage_of(file)).join(DAY).join("backup.json");
@@ -253,6 +252,21 @@ fn damage_in_the_log_costs_what_it_hit_and_no_more() {
     site.refused_start();
     assert!(said(&repair(&site, "jobs", &["--accept-loss"]), 0).contains("record 5 would be lost"));
     assert_eq!(found(&mut site.start().connect()), [1, 2, 4, 6, 7, 8]);
+    let text = said(&restore(&site), 0);
+    assert!(text.contains("up to record 9") && text.contains("given up in a repair: 2 records"), "{text}");
+    let copy = Site::new(&config());
+    files::copy_tree(&site.path("restored"), &copy.path("jobs"));
+    let daemon = copy.start();
+    let mut conn = daemon.connect();
+    assert_eq!(found(&mut conn), [1, 2, 4, 6, 7, 8]);
+    health(&mut conn, true, &[]);
+}
+
+/// `fastpersist restore` of the day from what there is, into `restored`.
+fn restore(site: &Site) -> Output {
+    let mut command = Command::new(binary("fastpersist"));
+    command.args(["restore", "--storage", "jobs", "--date", DAY, "--config"]).arg(site.config_file());
+    command.arg("--to").arg(site.path("restored")).output().expect("run fastpersist")
 }
 
 #[test]
@@ -273,6 +287,8 @@ fn damage_to_what_the_database_has_costs_nothing() {
     conn.ok(json!({"op": "flush", "storage": "jobs"}));
     daemon.kill();
     // From now on the log cannot replace the database: it lacks what only the database has.
+    let text = said(&restore(&site), 1);
+    assert!(text.contains("the WAL has no records 3 to 3"), "{text}");
     Fault::Header.apply(&site.path(DATABASES[0]));
     site.refused_start();
     let text = said(&repair(&site, "jobs", &["--accept-loss"]), 0);

@@ -16,7 +16,8 @@ pub(crate) const DAY: &str = "2025-01-15";
 /// `jobs` (dated) and `settings` (collection), flushed only when asked, in small segments.
 pub(crate) fn config() -> Config {
     let lines = "batch_size = 1000000\nduckdb_flush_interval_seconds = 3600\nmax_wal_size = 65536";
-    Config::new().dated("jobs", lines).collection("settings", lines)
+    // A backup on shutdown would be one source more from which everything comes back.
+    Config::new().dated("jobs", lines).collection("settings", &format!("{lines}\nbackup = false"))
 }
 
 /// Records that do not compress away: their blocks are there to be damaged.

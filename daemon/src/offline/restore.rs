@@ -21,7 +21,7 @@ use crate::config::{self, Overrides, StorageConfig};
 use crate::disk::{self, Disk, RealDisk};
 use crate::duck::{self, Engine, EngineSettings, Files, FlushBatch, Store};
 use crate::storage::memtable::Memtable;
-use crate::storage::partition::flush_rows;
+use crate::storage::partition::{flush_rows, losses};
 use crate::storage::schema::Model;
 
 /// What is brought into DuckDB at a time.
@@ -221,6 +221,11 @@ fn tell(storage: &StorageConfig, moment: Moment, plans: &[Plan]) -> String {
             (seq, Some(at)) => format!("  result: up to record {seq}, written {at}"),
             (seq, None) => format!("  result: up to record {seq}"),
         });
+        let date = plan.date.map(|date| date.to_string()).unwrap_or_default();
+        let lost = losses::count(&RealDisk, &storage.base_dir.join(date), plan.seq);
+        if lost > 0 {
+            lines.push(format!("  given up in a repair: {}", count(lost)));
+        }
         if let Some((first, last)) = plan.split_batch {
             lines.push(format!("  records {first} to {last} are one batch; the result ends before it"));
         }
@@ -276,6 +281,14 @@ impl Builder<'_> {
             return Err(Failure::new(Failure::FAILED, message));
         }
         store.close().map_err(failed)?;
+        let (from, to) = match plan.date {
+            None => (self.planner.config.base_dir.clone(), self.incomplete.to_owned()),
+            Some(date) => {
+                let date = date.to_string();
+                (self.planner.config.base_dir.join(&date), self.incomplete.join(&date))
+            }
+        };
+        losses::carry_over(&RealDisk, &from, &to, plan.seq).map_err(Failure::io(&to))?;
         for file in files.paths() {
             let sync = |mut file: Box<dyn disk::DiskFile>| file.sync();
             RealDisk.open(file).and_then(sync).map_err(Failure::io(file))?;
@@ -341,6 +354,7 @@ impl Builder<'_> {
                 return false;
             }
             let is_last = entry.last_seq() == plan.seq;
+            chunk.last_seq = entry.last_seq();
             chunk.add(entry.records);
             if is_last || chunk.is_full() {
                 let next = Chunk::new(model, chunk.last_seq);
@@ -370,7 +384,6 @@ impl Chunk {
 
     fn add(&mut self, records: Vec<crate::storage::record::Record>) {
         for record in records {
-            self.last_seq = record.seq();
             self.records += 1;
             self.memtable.publish(record);
         }

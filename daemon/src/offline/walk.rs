@@ -92,13 +92,22 @@ pub fn walk(
         let read = |path: &Path| disk.read(path).map_err(|error| (path.to_owned(), error));
         let bytes = read(&segment.path)?;
         let first = segment.first_seq.unwrap_or(next_seq);
+        let mut only_in_database = None;
         let scanned = scan::scan(&bytes, model, Some(first), |entry| {
             if goes_on && entry.last_seq() >= next_seq {
+                if entry.gap.is_some_and(|gap| !gap.lost) {
+                    only_in_database = Some((next_seq, entry.last_seq()));
+                    goes_on = false;
+                    return;
+                }
                 next_seq = entry.last_seq() + 1;
                 goes_on = on_entry(entry);
             }
         });
         end.segments.push(segment.path.clone());
+        if let Some((first, last)) = only_in_database {
+            end.obstacle = Some(Obstacle::Gap { first, last, behind: segment.path.clone() });
+        }
         if !goes_on {
             break;
         }

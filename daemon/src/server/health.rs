@@ -26,7 +26,7 @@ impl Dispatcher<'_> {
             pass.finish(out).await;
             let mut reports = Vec::with_capacity(storages.len());
             for storage in storages {
-                let report = storage.check_health(*deep, &storage.jobs()).await;
+                let report = storage.check_health(*deep, &storage.jobs_in_time().await).await;
                 reports.push((storage.config().name.clone(), report));
             }
             write_health(out, id, &reports);

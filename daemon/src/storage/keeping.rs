@@ -18,6 +18,9 @@ const IDLE_LOOK: Duration = Duration::from_secs(15);
 const RETENTION_INTERVAL: Duration = Duration::from_secs(600);
 /// How soon what was missed while no daemon ran is made up for: clients that come back have their turn first.
 const MISSED_PAUSE: Duration = Duration::from_secs(60);
+/// How often, and after which pause, jobs are looked at again that seem to be late.
+const LATE_LOOKS: usize = 40;
+const LATE_PAUSE: Duration = Duration::from_millis(50);
 /// How a job that runs once a day is tried again.
 const PAUSES: RetryPauses =
     RetryPauses { first: Duration::from_secs(10), longest: Duration::from_secs(3600) };
@@ -45,7 +48,7 @@ impl Storage {
     /// Looks at everything, every block included; answers how many files there are.
     async fn look_at_health(self: &Arc<Self>) -> Result<u64, String> {
         // What the last look found must not be what this one finds.
-        let others = self.jobs().into_iter().filter(|job| job.kind != JobKind::HealthCheck);
+        let others = self.jobs_in_time().await.into_iter().filter(|job| job.kind != JobKind::HealthCheck);
         let report = self.check_health(true, &others.collect::<Vec<_>>()).await;
         if report.problems.is_empty() {
             return Ok(report.files);
@@ -73,6 +76,20 @@ impl Storage {
     /// How the jobs stand.
     pub fn jobs(&self) -> Vec<JobReport> {
         self.stats.jobs.reports(self.shared.scheduler.now())
+    }
+
+    /// How the jobs stand, once those had their turn that became due all at once: after the process was stopped
+    /// for a while every job is late, for a moment.
+    pub async fn jobs_in_time(&self) -> Vec<JobReport> {
+        let mut jobs = self.jobs();
+        for _ in 0..LATE_LOOKS {
+            if jobs.iter().all(|job| job.overdue.is_zero()) {
+                break;
+            }
+            tokio::time::sleep(LATE_PAUSE).await;
+            jobs = self.jobs();
+        }
+        jobs
     }
 
     fn start(self: &Arc<Self>, duty: Duty, rule: Rule, soon: Option<Duration>) {

@@ -51,11 +51,28 @@ pub fn note(
     disk::write_durably(disk, &file, &bytes)
 }
 
+/// Brings what is noted of places up to `through_seq` into another directory: that of a copy of the storage.
+///
+/// # Errors
+/// When the file cannot be read or written.
+pub fn carry_over(disk: &dyn Disk, from: &Path, to: &Path, through_seq: u64) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    for mut loss in read(disk, from).into_iter().filter(|loss| loss.first_seq <= through_seq) {
+        loss.last_seq = loss.last_seq.min(through_seq);
+        bytes.extend(serde_json::to_vec(&loss)?);
+        bytes.push(b'\n');
+    }
+    if bytes.is_empty() { Ok(()) } else { disk::write_durably(disk, &to.join(LOSSES_FILE), &bytes) }
+}
+
+fn read(disk: &dyn Disk, directory: &Path) -> Vec<Loss> {
+    let bytes = disk.read(&directory.join(LOSSES_FILE)).unwrap_or_default();
+    bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
+}
+
 /// How many places up to `through_seq` are lost.
 pub fn count(disk: &dyn Disk, directory: &Path, through_seq: u64) -> u64 {
-    let bytes = disk.read(&directory.join(LOSSES_FILE)).unwrap_or_default();
-    let losses =
-        bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Loss>(line).ok());
+    let losses = read(disk, directory).into_iter();
     let mut ranges: Vec<_> = losses.map(|loss| (loss.first_seq, loss.last_seq.min(through_seq))).collect();
     ranges.sort_unstable();
     let (mut count, mut behind) = (0, 0);
@@ -84,5 +101,10 @@ mod tests {
         for (through, expected) in [(4, 0), (5, 1), (8, 4), (19, 5), (100, 6)] {
             assert_eq!(count(&RealDisk, dir.path(), through), expected, "through {through}");
         }
+        let copy = tempfile::tempdir().expect("a directory");
+        carry_over(&RealDisk, dir.path(), copy.path(), 4).expect("nothing to carry over");
+        assert!(!copy.path().join(LOSSES_FILE).exists());
+        carry_over(&RealDisk, dir.path(), copy.path(), 8).expect("carried over");
+        assert_eq!(count(&RealDisk, copy.path(), 100), 4, "places behind the copy's end are not lost there");
     }
 }
