@@ -35,18 +35,16 @@ impl Storage {
     /// See [`BackupError`]. Of several dates, the first that failed; the others are backed up all the same.
     pub async fn backup(&self, date: Option<Date>) -> Result<Vec<Manifest>, BackupError> {
         self.check_backups_are_on()?;
-        match (&self.kind, date) {
-            (Kind::Collection(collection), _) => {
-                let taken = self.back_up(Arc::clone(collection.partition()), self.today()).await?;
-                Ok(taken.into_iter().collect())
-            }
+        let (partition, day) = match (&self.kind, date) {
+            (Kind::Collection(collection), _) => (Arc::clone(collection.partition()), self.today()),
             (Kind::Dated(_), Some(date)) => {
                 let partition = self.partition_for_read(Some(date)).await?;
-                let partition = partition.ok_or(BackupError::NoData { date })?;
-                Ok(self.back_up(partition, date).await?.into_iter().collect())
+                (partition.ok_or(BackupError::NoData { date })?, date)
             }
-            (Kind::Dated(_), None) => self.backup_touched(None).await,
-        }
+            (Kind::Dated(_), None) => return self.backup_touched(None).await,
+        };
+        let taking = async { Ok(self.back_up(partition, day).await?.into_iter().collect()) };
+        self.noted(JobKind::Backup, rows_of, taking).await
     }
 
     /// Backs up what has changed since its last backup: of a dated storage each such date; dates that are
@@ -57,6 +55,10 @@ impl Storage {
     /// See [`Storage::backup`].
     pub async fn backup_touched(&self, day: Option<Date>) -> Result<Vec<Manifest>, BackupError> {
         self.check_backups_are_on()?;
+        self.noted(JobKind::Backup, rows_of, self.back_up_touched(day)).await
+    }
+
+    async fn back_up_touched(&self, day: Option<Date>) -> Result<Vec<Manifest>, BackupError> {
         let mut taken = Vec::new();
         match &self.kind {
             Kind::Collection(collection) => {
@@ -113,9 +115,7 @@ impl Storage {
     async fn back_up(&self, partition: Arc<Partition>, day: Date) -> Result<Option<Manifest>, BackupError> {
         let begun = Instant::now();
         let date = partition.date();
-        let rows = |manifest: &Option<Manifest>| manifest.as_ref().map_or(0, Manifest::rows);
-        let taking = self.in_turn(move |_| partition.back_up(day));
-        let taken = self.noted(JobKind::Backup, rows, taking).await;
+        let taken = self.in_turn(move |_| partition.back_up(day)).await;
         if let Ok(Some(manifest)) = &taken {
             tracing::info!(storage = %self.config.name, date = ?date.map(|d| d.to_string()), backup = %manifest.backup,
                 seq = manifest.seq, bytes = manifest.bytes(), took = ?begun.elapsed(), "backed up and verified");
@@ -230,6 +230,10 @@ impl Storage {
         let panicked = |_| Err(BackupError::Thread(std::io::Error::other("it panicked")));
         done.await.unwrap_or_else(panicked)
     }
+}
+
+fn rows_of(taken: &Vec<Manifest>) -> u64 {
+    taken.iter().map(Manifest::rows).sum()
 }
 
 /// Removes the directories of days in which nothing is left. Those around today are spared: a segment may be

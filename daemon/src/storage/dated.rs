@@ -444,7 +444,9 @@ impl Dated {
             }
             Err(_) => tracing::error!(storage = %self.config.name, %date, "closing a date panicked"),
         }
-        self.unexported.lock().insert(date);
+        if closed.is_unexported() {
+            self.unexported.lock().insert(date);
+        }
         *open = None;
         true
     }

@@ -112,13 +112,16 @@ impl Storage {
 impl Partition {
     /// Flushes, then writes the partition's Parquet files. Blocks for as long as it takes.
     fn export(&self, root: &Path) -> Result<ExportOutcome, ExportingError> {
+        let through_seq = self.appended_seq();
         self.flush()?;
         let Some(reader) = self.take_reader()? else { return Ok(ExportOutcome::default()) };
         let outcome = match self.date() {
             Some(date) => export::export_dated(&reader, root, date),
             None => export::export_collection(&reader, root),
         };
-        Ok(outcome?)
+        let outcome = outcome?;
+        self.note_exported(through_seq);
+        Ok(outcome)
     }
 }
 

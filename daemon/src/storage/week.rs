@@ -208,7 +208,7 @@ impl Week {
         assert_eq!(verified.expect("it is sound").seq, newest.manifest.seq);
         for found in self.jobs.list_backups().expect("listed") {
             let age = today.epoch_days() - found.manifest.backup.epoch_days();
-            assert!((-1..=5).contains(&age), "the backup of {} days ago is gone", age);
+            assert!((-1..=5).contains(&age), "the backup of {age} days ago is gone: {:?}", found.manifest);
         }
     }
 }
