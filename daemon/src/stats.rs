@@ -136,6 +136,10 @@ pub struct DaemonStats {
     pub connections: AtomicUsize,
     /// Connections since the start.
     pub connections_total: AtomicU64,
+    /// Subscriptions now.
+    pub subscriptions: AtomicUsize,
+    /// Subscriptions since the start.
+    pub subscriptions_total: AtomicU64,
     requests: Vec<AtomicU64>,
     errors: Vec<AtomicU64>,
 }
@@ -147,6 +151,8 @@ impl Default for DaemonStats {
             started_at: Timestamp::now(),
             connections: AtomicUsize::new(0),
             connections_total: AtomicU64::new(0),
+            subscriptions: AtomicUsize::new(0),
+            subscriptions_total: AtomicU64::new(0),
             requests: Op::NAMES.iter().map(|_| AtomicU64::new(0)).collect(),
             errors: ErrorCode::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
         }

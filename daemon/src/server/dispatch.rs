@@ -14,6 +14,7 @@ use fastpersist_protocol::{json, reply};
 use super::access::{Peer, needed_role};
 use super::answers::{WriteKind, WriteMeta};
 use super::pass::Pass;
+use super::subscriptions::Subscriptions;
 use super::{Server, errors, report};
 use crate::config::Role;
 use crate::storage::Storage;
@@ -25,8 +26,9 @@ use crate::storage::schema::Model;
 /// What a connection needs to answer requests.
 #[derive(Debug)]
 pub struct Dispatcher<'s> {
-    server: &'s Server,
-    peer: &'s Peer,
+    pub(super) server: &'s Arc<Server>,
+    pub(super) peer: &'s Peer,
+    pub(super) subscriptions: &'s Subscriptions,
     /// The role that was last looked up, and for which storage.
     role: Option<(Option<usize>, Role)>,
     /// The partition that was last used, and how it was asked for.
@@ -56,10 +58,11 @@ pub(super) struct Ask<'a> {
 
 impl<'s> Dispatcher<'s> {
     /// A dispatcher for one pass over a connection's lines.
-    pub fn new(server: &'s Server, peer: &'s Peer) -> Self {
+    pub(super) fn new(server: &'s Arc<Server>, peer: &'s Peer, subscriptions: &'s Subscriptions) -> Self {
         Self {
             server,
             peer,
+            subscriptions,
             role: None,
             partition: None,
             now: Timestamp::now(),
@@ -152,6 +155,10 @@ impl<'s> Dispatcher<'s> {
                 reply::end(out);
                 Ok(())
             }
+            Op::Subscribe { date, ref prefix, from_seq } => {
+                self.subscribe(id, ask, (date, from_seq), prefix, pass, out).await
+            }
+            Op::Unsubscribe { subscription } => self.unsubscribe(id, ask, subscription.text, pass, out).await,
             Op::Flush => self.flush(id, ask, pass, out).await,
             Op::ExportParquet { path } => self.export(id, ask, path.as_deref(), pass, out).await,
             Op::Backup { .. } | Op::ListBackups | Op::VerifyBackup { .. } => {
@@ -206,6 +213,11 @@ impl<'s> Dispatcher<'s> {
             storage.partition_for_write(date).await.map_err(|error| errors::of_storage(&error))?;
         self.partition = Some((index, date, partition));
         Ok(())
+    }
+
+    /// Holds no partition any more: it may be the one that has to make room.
+    pub(super) fn release_partition(&mut self) {
+        self.partition = None;
     }
 
     /// The partition that is held, where it is the one that is asked for.
@@ -480,7 +492,7 @@ fn expect_model(storage: &Storage, model: Model, op: &str, other: &str) -> Answe
 }
 
 /// A field of the other model.
-fn check_field(storage: &Storage, model: Model, present: bool, field: &'static str) -> Answer<()> {
+pub(super) fn check_field(storage: &Storage, model: Model, present: bool, field: &'static str) -> Answer<()> {
     let own = storage.config().model();
     if present && own != model {
         return Err(errors::of_rule(&rules::wrong_field(own, field)));

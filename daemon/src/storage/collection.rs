@@ -37,6 +37,7 @@ impl Collection {
                 latest: base.join("storage_latest.duckdb"),
             },
             settled_seq: None,
+            feed: Arc::default(),
         };
         let partition = Partition::open(
             layout,

@@ -7,6 +7,7 @@
 pub mod collection;
 pub mod dated;
 pub mod exporting;
+pub mod feed;
 mod group;
 mod keeping;
 pub mod memtable;
@@ -14,6 +15,7 @@ pub mod partition;
 pub mod record;
 pub mod rules;
 pub mod schema;
+pub mod watch;
 #[cfg(test)]
 mod week;
 

@@ -5,6 +5,7 @@
 //!
 //! Invariant: a record is in the log before it is in memory, and in memory until it is in DuckDB.
 
+mod changes;
 mod flush;
 mod keep;
 mod open;
@@ -20,6 +21,7 @@ use fastpersist_protocol::time::Date;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
+pub use changes::{ChangesError, Cursor};
 pub use flush::FlushError;
 pub use open::OpenError;
 pub use read::{KeysPage, ReadError};
@@ -27,6 +29,7 @@ pub use write::Busy;
 
 pub use crate::wal::commit::Gone;
 
+use super::feed::Feed;
 use super::memtable::Memtable;
 use crate::clock::Clock;
 use crate::config::{Limits, StorageConfig};
@@ -74,6 +77,8 @@ pub struct Partition {
     latch: Arc<Latch>,
     memtable: RwLock<Memtable>,
     watermarks: Watermarks,
+    /// What was just written, for those who follow.
+    feed: Arc<Feed>,
     /// DuckDB's part; `None` until the files are needed.
     store: RwLock<Option<Arc<Store>>>,
     /// Held for the whole of a flush, so that there is one at a time.
@@ -234,4 +239,6 @@ pub struct Layout {
     /// Where the partition was closed with everything in the database: its last record. Its log then need
     /// not be read.
     pub settled_seq: Option<u64>,
+    /// Where those who follow its changes wait, be it open or not.
+    pub feed: Arc<Feed>,
 }
