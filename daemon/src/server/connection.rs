@@ -159,13 +159,12 @@ impl Connection {
             }
         };
         let hung_up = async {
-            if only_told && !waiting {
-                tokio::time::sleep(LOOK_INTERVAL).await;
-                if self.wire.is_hung_up().await {
-                    return;
-                }
+            if !only_told || waiting {
+                return std::future::pending().await;
             }
-            std::future::pending().await
+            while !self.wire.is_hung_up().await {
+                tokio::time::sleep(LOOK_INTERVAL).await;
+            }
         };
         tokio::select! {
             biased;
