@@ -95,6 +95,10 @@ pub(crate) fn flush(storage: Option<&str>) -> Call<u64> {
 pub(crate) fn request(request: &Request<'_>) -> Call<Reply> {
     let call = Call::with(request, reply::whole);
     match request.op {
+        Op::Subscribe { .. } | Op::Unsubscribe { .. } => {
+            let reason = "events have no place among the answers; the client's method `subscribe` has a connection for them";
+            Call::failed(Error::Data(reason.to_owned()), reply::whole)
+        }
         Op::Flush | Op::ExportParquet { .. } => call.unbounded(),
         _ => call,
     }

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod seams;
+mod watch;
 
 use std::{fmt::Display, thread};
 

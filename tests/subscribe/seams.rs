@@ -16,7 +16,7 @@ const SHORT_LOG: &str =
     "max_wal_size = 65536\nwal_retain_days = 0\nbatch_size = 500\nduckdb_flush_interval_seconds = 1";
 
 /// The place of a change, without reading the whole line as JSON: it is the last number in it.
-fn last_number(line: &str) -> Option<u64> {
+pub(super) fn last_number(line: &str) -> Option<u64> {
     let at = line.rfind("\"seq\":")?;
     let digits: String = line[at + 6..].chars().take_while(char::is_ascii_digit).collect();
     digits.parse().ok()

@@ -1,6 +1,6 @@
 //! The command line: arguments in, one verb run, an exit code out.
 //!
-//! Each group of verbs has a file: `write`, `read`, `admin`, `load`, `bench`, `demo`. They share the way
+//! Each group of verbs has a file: `write`, `read`, `watch`, `admin`, `load`, `bench`, `demo`. They share the way
 //! to the daemon (here), the way out (`output`) and the way to fail (`failure`).
 
 mod admin;
@@ -10,6 +10,7 @@ mod failure;
 mod load;
 mod output;
 mod read;
+mod watch;
 mod write;
 
 use std::process::ExitCode;
@@ -81,6 +82,8 @@ enum Verb {
     Collections(read::CollectionsArgs),
     /// Print the dates that have data.
     Dates(read::DatesArgs),
+    /// Print changes as they come, or run a command for each.
+    Watch(watch::WatchArgs),
     /// Delete one record.
     Delete(write::DeleteArgs),
     /// Store and delete many records, all or none.
@@ -126,6 +129,7 @@ fn run(cli: &Cli) -> Outcome {
         Verb::Keys(args) => read::keys(global, args, &mut out),
         Verb::Collections(args) => read::collections(global, args, &mut out),
         Verb::Dates(_) => read::dates(global, &mut out),
+        Verb::Watch(args) => watch::watch(global, args, &mut out),
         Verb::Flush(_) => admin::flush(global, &mut out),
         Verb::Export(args) => admin::export(global, args, &mut out),
         Verb::Stats(_) => admin::stats(global, &mut out),
