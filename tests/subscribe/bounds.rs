@@ -44,7 +44,9 @@ fn one_that_does_not_read_slows_down_nobody_and_gets_everything_later() {
         subscriber.expect(1..=written + again);
     }
     conn.ok(store("k"));
-    silent.iter_mut().for_each(|subscriber| subscriber.expect([written + again + 1]));
+    for subscriber in &mut silent {
+        subscriber.expect([written + again + 1]);
+    }
 }
 
 #[test]

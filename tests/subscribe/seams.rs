@@ -144,9 +144,9 @@ fn after_a_restart_of_the_daemon_it_goes_on_where_it_was() {
                 next += 1;
             }
             if round % 2 == 0 {
-                running.kill()
+                running.kill();
             } else {
-                running.stop()
+                running.stop();
             }
             // What was on its way still comes, each once.
             while let Some(line) = subscriber.conn.next() {

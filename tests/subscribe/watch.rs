@@ -104,9 +104,9 @@ fn it_goes_on_when_the_daemon_is_killed_and_ends_at_ctrl_c() {
     for n in 1..=4u64 {
         let old = daemon.take().unwrap();
         if n % 2 == 0 {
-            old.stop()
+            old.stop();
         } else {
-            old.kill()
+            old.kill();
         }
         let new = site.start();
         new.connect().ok(store(format_args!("k{n}")));

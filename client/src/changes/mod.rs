@@ -23,7 +23,7 @@ use serde_json::value::RawValue;
 use crate::blocking;
 use crate::client::Client;
 use crate::error::{DaemonError, Error, WireError};
-use crate::record::{CollectionRecord, DatedRecord, read_timestamp, write_text};
+use crate::record::{CollectionRecord, DatedRecord, read_timestamp};
 
 /// The id of the only subscription on its connection.
 const ID: &str = "1";
@@ -144,22 +144,13 @@ fn read_opt_date<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Op
 }
 
 /// Where a subscription began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Begun {
     /// The last change that was stored at that moment.
     pub seq: u64,
     /// Dated storages, where none was asked for: the date that is followed.
-    #[serde(serialize_with = "write_date")]
     pub date: Option<Date>,
-}
-
-#[allow(clippy::ref_option, reason = "serde hands over the field as it is")]
-fn write_date<S: Serializer>(date: &Option<Date>, serializer: S) -> Result<S::Ok, S::Error> {
-    match date {
-        Some(date) => write_text(date, serializer),
-        None => serializer.serialize_none(),
-    }
 }
 
 /// A subscription that is not begun yet: which changes, and from where on.

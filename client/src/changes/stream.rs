@@ -69,8 +69,8 @@ impl Stream for Changes {
 impl Changes {
     pub(crate) fn start(follow: Follow, options: ConnectOptions) -> Self {
         let (items, receiver) = mpsc::channel(READ_AHEAD);
-        let (begin, begun) = watch::channel(None);
-        let follower = Follower { follow, options, items, begin };
+        let (start, begun) = watch::channel(None);
+        let follower = Follower { follow, options, items, start };
         Self { items: receiver, begun, task: tokio::spawn(follower.run()).abort_handle() }
     }
 
@@ -91,7 +91,7 @@ struct Follower {
     follow: Follow,
     options: ConnectOptions,
     items: mpsc::Sender<Result<Change, Error>>,
-    begin: watch::Sender<Option<Begun>>,
+    start: watch::Sender<Option<Begun>>,
 }
 
 impl Follower {
@@ -127,7 +127,7 @@ impl Follower {
                     Taken::Begun(begun) => {
                         limit = None;
                         pauses.reset();
-                        self.begin.send_modify(|first| {
+                        self.start.send_modify(|first| {
                             first.get_or_insert(begun);
                         });
                     }

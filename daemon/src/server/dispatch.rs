@@ -155,10 +155,7 @@ impl<'s> Dispatcher<'s> {
                 reply::end(out);
                 Ok(())
             }
-            Op::Subscribe { date, ref prefix, from_seq } => {
-                self.subscribe(id, ask, (date, from_seq), prefix, pass, out).await
-            }
-            Op::Unsubscribe { subscription } => self.unsubscribe(id, ask, subscription.text, pass, out).await,
+            Op::Subscribe { .. } | Op::Unsubscribe { .. } => self.changes(id, ask, &op, pass, out).await,
             Op::Flush => self.flush(id, ask, pass, out).await,
             Op::ExportParquet { path } => self.export(id, ask, path.as_deref(), pass, out).await,
             Op::Backup { .. } | Op::ListBackups | Op::VerifyBackup { .. } => {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use fastpersist_protocol::error::{ErrorCode, WireError};
+use fastpersist_protocol::request::Op;
 use fastpersist_protocol::time::Date;
 use fastpersist_protocol::{json, reply};
 use parking_lot::Mutex;
@@ -141,7 +142,25 @@ impl Drop for Subscriptions {
 }
 
 impl Dispatcher<'_> {
-    pub(super) async fn subscribe(
+    pub(super) async fn changes(
+        &mut self,
+        id: Option<&str>,
+        ask: Ask<'_>,
+        op: &Op<'_>,
+        pass: &mut Pass<'_>,
+        out: &mut Vec<u8>,
+    ) -> Answer<()> {
+        match op {
+            Op::Subscribe { date, prefix, from_seq } => {
+                self.subscribe(id, ask, (*date, *from_seq), prefix, pass, out).await
+            }
+            Op::Unsubscribe { subscription } => self.unsubscribe(id, ask, subscription.text, pass, out).await,
+            // Whoever calls this asks for one of the two.
+            _ => Err(WireError::field("op", "neither \"subscribe\" nor \"unsubscribe\"")),
+        }
+    }
+
+    async fn subscribe(
         &mut self,
         id: Option<&str>,
         ask: Ask<'_>,
@@ -193,7 +212,7 @@ impl Dispatcher<'_> {
         Ok(())
     }
 
-    pub(super) async fn unsubscribe(
+    async fn unsubscribe(
         &mut self,
         id: Option<&str>,
         ask: Ask<'_>,

@@ -287,16 +287,16 @@ impl Dated {
             // Nobody opens the date while its slot is held.
             let watching = self.feed(date).watch(0, 0);
             drop(open);
-            self.forget_unused_slot(date, slot);
+            self.forget_unused_slot(date, &slot);
             return Ok((watching, None));
         }
     }
 
     /// Takes the slot of a date away that nobody opened, so that asking for dates costs no memory.
-    fn forget_unused_slot(&self, date: Date, slot: Slot) {
+    fn forget_unused_slot(&self, date: Date, slot: &Slot) {
         let mut slots = self.slots.lock();
         // The map's and ours: nobody is about to open it.
-        if Arc::strong_count(&slot) == 2 && slot.try_lock().is_ok_and(|open| open.is_none()) {
+        if Arc::strong_count(slot) == 2 && slot.try_lock().is_ok_and(|open| open.is_none()) {
             slots.remove(&date);
         }
     }

@@ -127,7 +127,9 @@ impl Feed {
     /// A group was published; `durable` is the watermark.
     pub fn publish(&self, records: Vec<Record>, durable: u64) {
         self.change(|ring| {
-            records.into_iter().for_each(|record| ring.push(record));
+            for record in records {
+                ring.push(record);
+            }
             ring.durable = ring.durable.max(durable);
         });
     }

@@ -61,11 +61,6 @@ impl Tail {
         Ok(Self { file: File::open(path)?, path: path.to_owned(), offset: 0, next_seq: None })
     }
 
-    /// Whether nothing was read yet.
-    pub fn is_fresh(&self) -> bool {
-        self.next_seq.is_none()
-    }
-
     /// Some of the records from `from` to `through`, none where the segment has no more of them. Those up
     /// to `through` must be durable, and the segment must begin with one of them.
     ///
@@ -140,23 +135,22 @@ impl Tail {
         from: u64,
         records: &mut Vec<Record>,
     ) -> Result<u64, FollowError> {
-        let (seq, _) = entry::read_places(line).ok_or_else(|| self.damaged("it is no line of the log"))?;
+        let (seq, _) = entry::read_places(line).ok_or_else(|| self.damaged(&"it is no line of the log"))?;
         if let Some(expected) = self.next_seq.filter(|expected| *expected != seq) {
-            return Err(self.damaged(format!("record {seq} stands where {expected} should be")));
+            return Err(self.damaged(&format!("record {seq} stands where {expected} should be")));
         }
         if seq < from && !line.starts_with(BATCH) {
-            return match entry::has_valid_checksum(line) {
-                true => Ok(seq),
-                false => Err(self.damaged("the checksum does not match")),
-            };
+            let valid = entry::has_valid_checksum(line);
+            return if valid { Ok(seq) } else { Err(self.damaged(&"the checksum does not match")) };
         }
-        let entry = entry::decode(line, model).map_err(|error| self.damaged(error))?;
+        let entry = entry::decode(line, model).map_err(|error| self.damaged(&error))?;
         let last_seq = entry.last_seq();
         records.extend(entry.records.into_iter().filter(|record| record.seq() >= from));
         Ok(last_seq)
     }
 
-    fn damaged(&self, reason: impl ToString) -> FollowError {
+    /// For whoever finds that something is wrong at the present place.
+    pub fn damaged(&self, reason: &dyn std::fmt::Display) -> FollowError {
         let file = self.path.display().to_string();
         FollowError::Damaged { file, offset: self.offset, reason: reason.to_string() }
     }

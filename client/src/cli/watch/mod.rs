@@ -90,10 +90,8 @@ pub(crate) fn watch(global: &Global, args: &WatchArgs, out: &mut Output) -> Outc
         {
             state.begin(begun, args.from_seq)?;
         }
-        let handler = match &args.exec {
-            Some(command) => Some(Handler::new(command, global.storage.as_deref(), args.keep_going)),
-            None => None,
-        };
+        let storage = global.storage.as_deref();
+        let handler = args.exec.as_ref().map(|command| Handler::new(command, storage, args.keep_going));
         let mut watching = Watching { handler, state, out, noted_at: Instant::now() };
         let followed = watching.follow(&mut changes, args.limit, &stop).await;
         // Also behind a failure: what is handled is handled.
@@ -151,17 +149,14 @@ impl Watching<'_> {
     /// Answers false where the change was not handled because it is time to stop.
     fn handle(&mut self, change: &Change, stop: &Stop) -> Outcome<bool> {
         let json = serde_json::to_string(change).map_err(|error| Failure::failed(error.to_string()))?;
-        match &self.handler {
-            Some(handler) => {
-                if let Err(failure) = handler.run(change, &json) {
-                    // Ctrl-C at a terminal reaches the command too.
-                    return if stop.is_told() { Ok(false) } else { Err(failure) };
-                }
+        if let Some(handler) = &self.handler {
+            if let Err(failure) = handler.run(change, &json) {
+                // Ctrl-C at a terminal reaches the command too.
+                return if stop.is_told() { Ok(false) } else { Err(failure) };
             }
-            None => {
-                self.out.reply(&json, || text(change))?;
-                self.out.flush()?;
-            }
+        } else {
+            self.out.reply(&json, || text(change))?;
+            self.out.flush()?;
         }
         if let Some(state) = &mut self.state {
             state.handled(change);

@@ -97,21 +97,13 @@ impl Partition {
         through: u64,
         cursor: &mut Cursor,
     ) -> Result<Option<Vec<Record>>, ChangesError> {
-        for _ in 0..LOOK_UPS {
-            let mut tail = match cursor.tail.take() {
-                Some(tail) => tail,
-                None => {
-                    let Some(path) = self.wal.lock().segment_of(from) else { return Ok(None) };
-                    match Tail::open(&path) {
-                        Ok(tail) => tail,
-                        // Removed since; then another one begins the log now.
-                        Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                        Err(source) => {
-                            let file = path.display().to_string();
-                            return Err(FollowError::Io { file, source }.into());
-                        }
-                    }
-                }
+        loop {
+            let (mut tail, looked_up) = match cursor.tail.take() {
+                Some(tail) => (tail, false),
+                None => match self.tail_at(from)? {
+                    Some(tail) => (tail, true),
+                    None => return Ok(None),
+                },
             };
             let records = tail.read(self.config.model(), from, through)?;
             match records.first() {
@@ -121,8 +113,27 @@ impl Partition {
                 }
                 // The oldest segment begins behind it.
                 Some(_) => return Ok(None),
+                None if looked_up => {
+                    return Err(tail.damaged(&format!("record {from} should be in it")).into());
+                }
                 // The segment is over, or was written anew under the same name.
                 None => {}
+            }
+        }
+    }
+
+    /// The segment in which a record is; `None` where the log does not reach back to it.
+    fn tail_at(&self, seq: u64) -> Result<Option<Tail>, ChangesError> {
+        for _ in 0..LOOK_UPS {
+            let Some(path) = self.wal.lock().segment_of(seq) else { break };
+            match Tail::open(&path) {
+                Ok(tail) => return Ok(Some(tail)),
+                // Removed since; then another one begins the log now.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => {
+                    let file = path.display().to_string();
+                    return Err(FollowError::Io { file, source }.into());
+                }
             }
         }
         Ok(None)
