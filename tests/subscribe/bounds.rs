@@ -138,7 +138,7 @@ fn one_that_sends_no_more_is_told_on_until_it_is_gone() {
 }
 
 #[test]
-fn a_daemon_that_stops_waits_for_no_subscriber() {
+fn subscribers_do_not_keep_a_daemon_from_stopping() {
     let (site, daemon) = start("dated", "");
     let mut conn = daemon.connect();
     write_much(&mut conn);

@@ -254,6 +254,8 @@ fn the_id_is_needed_and_is_the_one_that_was_sent() {
         json!({"op": "subscribe", "id": 1, "date": "2025-02-30"}),
         json!({"op": "subscribe", "id": 1, "from_seq": -1}),
         json!({"op": "subscribe", "id": 1, "prefix": 7}),
+        json!({"op": "subscribe", "id": 1, "prefix": "x".repeat(1025)}),
+        json!({"op": "subscribe", "id": "x".repeat(256)}),
         json!({"op": "subscribe", "id": 1, "key": "k"}),
         json!({"op": "unsubscribe"}),
     ] {

@@ -32,6 +32,10 @@ use crate::storage::watch::{Watch, WatchError};
 
 /// Events are given to the wire in pieces of about this size.
 const PIECE_BYTES: usize = 64 << 10;
+/// Every event carries the id, so it must not be long.
+const MAX_ID_BYTES: usize = 255;
+/// A longer prefix than a key begins none.
+const MAX_PREFIX_BYTES: usize = 1024;
 /// The operation's name, for messages.
 const SUBSCRIBE: &str = "subscribe";
 
@@ -175,6 +179,14 @@ impl Dispatcher<'_> {
             let message = "a subscription needs an id, which all of its events carry";
             return Err(WireError::field("id", message));
         };
+        if id.len() > MAX_ID_BYTES {
+            let message = format!("the id of a subscription has at most {MAX_ID_BYTES} bytes");
+            return Err(WireError::field("id", message));
+        }
+        if prefix.len() > MAX_PREFIX_BYTES {
+            let message = format!("prefix is longer than a key may be: {MAX_PREFIX_BYTES} bytes");
+            return Err(WireError::field("prefix", message));
+        }
         pass.finish(out).await;
         self.release_partition();
         if *self.server.stopping.borrow() {
