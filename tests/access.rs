@@ -27,6 +27,8 @@ fn requests() -> Vec<(&'static str, Value)> {
         ("reader", json!({"op": "dates", "storage": "jobs"})),
         ("reader", json!({"op": "get_item", "storage": "settings", "key": "k"})),
         ("reader", json!({"op": "collections", "storage": "settings", "key": "k"})),
+        ("reader", json!({"op": "subscribe", "id": 1, "storage": "jobs"})),
+        ("reader", json!({"op": "unsubscribe", "subscription": 1})),
         ("writer", json!({"op": "store", "storage": "jobs", "key": "n", "data": {}})),
         ("writer", json!({"op": "delete", "storage": "jobs", "key": "n"})),
         (

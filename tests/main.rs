@@ -30,6 +30,9 @@ mod if_seq;
 mod keys;
 mod many_writers;
 
+// Sharing: what one process tells the others.
+mod subscribe;
+
 // Bounds: what one client may cost the others.
 mod access;
 mod limits;

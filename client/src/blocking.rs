@@ -3,6 +3,10 @@
 //! Invariant: between two calls the connection owes nothing. A call that gives up in the middle drops
 //! the connection, so no later call can take its reply.
 
+mod changes;
+
+pub use changes::Changes;
+
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -14,6 +18,7 @@ use fastpersist_protocol::frame::{Line, LineBuffer};
 use fastpersist_protocol::request::Request;
 
 use crate::call::{self, Call, Caller, sealed};
+use crate::changes::Subscribe;
 use crate::error::Error;
 use crate::options::ConnectOptions;
 use crate::outcome::Info;
@@ -135,6 +140,16 @@ impl Client {
     /// As every request; see [`Caller`].
     pub fn request(&self, request: &Request<'_>) -> Result<Reply, Error> {
         self.call(call::request(request))
+    }
+
+    /// The changes of a storage, as they become durable or from any place on. The storage's name may be
+    /// left out (`None`) where exactly one is configured.
+    pub fn subscribe<'s>(&self, storage: impl Into<Option<&'s str>>) -> Subscribe<Self> {
+        Subscribe::new(self.clone(), storage.into())
+    }
+
+    pub(crate) fn options(&self) -> ConnectOptions {
+        self.inner.options.clone()
     }
 
     /// The socket of the present connection.
@@ -307,13 +322,19 @@ impl Wire {
     }
 
     fn receive_line(&mut self, deadline: Deadline) -> Result<Vec<u8>, Error> {
+        let line = self.line(deadline)?;
+        if reply::closes_connection(&line) {
+            return Err(reply::check(&line).err().unwrap_or_else(|| Error::disconnected("refused")));
+        }
+        Ok(line)
+    }
+
+    /// The next line, whatever it is.
+    fn line(&mut self, deadline: Deadline) -> Result<Vec<u8>, Error> {
         loop {
             if let Some((line, next)) = self.lines.peek(0) {
                 let received = match line {
                     Line::TooLong => Err(Error::Protocol("it is longer than max_reply_bytes".to_owned())),
-                    Line::Bytes(line) if reply::closes_connection(line) => {
-                        Err(reply::check(line).err().unwrap_or_else(|| Error::disconnected("refused")))
-                    }
                     Line::Bytes(line) => Ok(line.to_vec()),
                 };
                 self.lines.consume(next);

@@ -116,6 +116,10 @@ pub(crate) fn request(request: &Request<'_>) -> Call<Reply> {
         | Op::CheckHealth { .. }
         | Op::RebuildHistoryFromWal { .. }
         | Op::RebuildLatestFromHistory => call.unbounded(),
+        Op::Subscribe { .. } | Op::Unsubscribe { .. } => {
+            let reason = "events have no place among the answers; the client's method `subscribe` has a connection for them";
+            Call::failed(Error::Data(reason.to_owned()), reply::whole)
+        }
         _ => call,
     }
 }

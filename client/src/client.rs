@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -15,6 +16,7 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::call::{self, Call, Caller, sealed};
+use crate::changes::Subscribe;
 use crate::connection::{Connection, Outcome};
 use crate::error::Error;
 use crate::options::ConnectOptions;
@@ -152,6 +154,16 @@ impl Client {
         self.call(call::request(request))
     }
 
+    /// The changes of a storage, as they become durable or from any place on. The storage's name may be
+    /// left out (`None`) where exactly one is configured.
+    pub fn subscribe<'s>(&self, storage: impl Into<Option<&'s str>>) -> Subscribe<Self> {
+        Subscribe::new(self.clone(), storage.into())
+    }
+
+    pub(crate) fn options(&self) -> ConnectOptions {
+        self.inner.options.clone()
+    }
+
     /// The socket of the last connection.
     pub fn socket(&self) -> Option<Socket> {
         self.inner.socket.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -243,20 +255,25 @@ impl Inner {
         if let Some(connection) = self.living() {
             return Ok(connection);
         }
-        let sockets = self.options.sockets();
-        let deadline = Instant::now() + self.options.connect_timeout;
-        let (stream, socket) = loop {
-            match open_first(&sockets)? {
-                Some(opened) => break opened,
-                None if Instant::now() >= deadline => return Err(too_busy(&sockets)),
-                None => sleep(RETRY_PAUSE).await,
-            }
-        };
+        let (stream, socket) = open(&self.options).await?;
         let started = Connection::start(stream, self.options.max_reply_bytes);
-        let connection = Arc::new(started.map_err(|error| Error::connect(socket, error))?);
-        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket.clone());
+        let connection = Arc::new(started.map_err(|error| Error::connect(&socket, error))?);
+        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket);
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&connection));
         Ok(connection)
+    }
+}
+
+/// Connects to the first of the sockets where somebody listens.
+pub(crate) async fn open(options: &ConnectOptions) -> Result<(UnixStream, Socket), Error> {
+    let sockets = options.sockets();
+    let deadline = Instant::now() + options.connect_timeout;
+    loop {
+        match open_first(&sockets)? {
+            Some((stream, socket)) => return Ok((stream, socket.clone())),
+            None if Instant::now() >= deadline => return Err(too_busy(&sockets)),
+            None => sleep(RETRY_PAUSE).await,
+        }
     }
 }
 
@@ -264,7 +281,7 @@ fn lost() -> Error {
     Error::disconnected("the client's runtime stopped")
 }
 
-async fn within<T>(
+pub(crate) async fn within<T>(
     limit: Option<Duration>,
     work: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {

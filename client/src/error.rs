@@ -66,6 +66,8 @@ pub struct DaemonError {
     pub field: Option<String>,
     /// The column that a value does not fit.
     pub column: Option<String>,
+    /// On a `compacted`: the oldest change that is kept.
+    pub oldest_seq: Option<u64>,
 }
 
 impl fmt::Display for DaemonError {
@@ -88,6 +90,7 @@ pub(crate) struct WireError {
     index: Option<u64>,
     field: Option<String>,
     column: Option<String>,
+    oldest_seq: Option<u64>,
 }
 
 impl WireError {
@@ -110,6 +113,7 @@ impl From<WireError> for DaemonError {
             index: wire.index,
             field: wire.field,
             column: wire.column,
+            oldest_seq: wire.oldest_seq,
         }
     }
 }

@@ -39,10 +39,11 @@
 //!
 //! The modules in the order of a request: `storage` describes it, `call` makes a line of it, `client` and
 //! `connection` (or `blocking`) carry it to the `socket`, `reply` reads what comes back into `record` and
-//! `outcome`.
+//! `outcome`. A subscription has a way of its own: `changes`.
 
 pub mod blocking;
 mod call;
+mod changes;
 mod client;
 mod connection;
 mod error;
@@ -55,6 +56,7 @@ mod storage;
 mod value;
 
 pub use call::Caller;
+pub use changes::{Begun, Change, Changes, Deletion, Record, Subscribe};
 pub use client::{Answer, Client};
 pub use error::{DaemonError, Error};
 pub use fastpersist_protocol as protocol;

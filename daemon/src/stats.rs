@@ -123,6 +123,10 @@ pub struct DaemonStats {
     pub connections_total: AtomicU64,
     /// Answers, by operation and outcome.
     pub requests: RequestCounts,
+    /// Subscriptions now.
+    pub subscriptions: AtomicUsize,
+    /// Subscriptions since the start.
+    pub subscriptions_total: AtomicU64,
 }
 
 impl Default for DaemonStats {
@@ -133,6 +137,8 @@ impl Default for DaemonStats {
             connections: AtomicUsize::new(0),
             connections_total: AtomicU64::new(0),
             requests: RequestCounts::default(),
+            subscriptions: AtomicUsize::new(0),
+            subscriptions_total: AtomicU64::new(0),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The command line: arguments in, one verb run, an exit code out.
 //!
-//! Each group of verbs has a file: `write`, `read`, `admin`, `backups`, `health`, `stats`, `load`, `import`, `bench`, `demo`, `docs`; what the daemon's
+//! Each group of verbs has a file: `write`, `read`, `watch`, `admin`, `backups`, `health`, `stats`, `load`, `import`, `bench`, `demo`, `docs`; what the daemon's
 //! program does is in `forward`. They share the way
 //! to the daemon (here), the way out (`output`) and the way to fail (`failure`).
 
@@ -17,6 +17,7 @@ mod load;
 mod output;
 mod read;
 mod stats;
+mod watch;
 mod write;
 
 use std::process::ExitCode;
@@ -88,6 +89,8 @@ enum Verb {
     Collections(read::CollectionsArgs),
     /// Print the dates that have data.
     Dates(read::DatesArgs),
+    /// Print changes as they come, or run a command for each.
+    Watch(watch::WatchArgs),
     /// Delete one record.
     Delete(write::DeleteArgs),
     /// Store and delete many records, all or none.
@@ -158,6 +161,7 @@ fn run(cli: &Cli) -> Outcome {
         Verb::Keys(args) => read::keys(global, args, &mut out),
         Verb::Collections(args) => read::collections(global, args, &mut out),
         Verb::Dates(_) => read::dates(global, &mut out),
+        Verb::Watch(args) => watch::watch(global, args, &mut out),
         Verb::Flush(_) => admin::flush(global, &mut out),
         Verb::Export(args) => admin::export(global, args, &mut out),
         Verb::Stats(args) => stats::stats(global, args, &mut out),

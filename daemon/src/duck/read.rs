@@ -16,6 +16,7 @@ use crate::storage::record::{Names, Record};
 use crate::storage::schema::Model;
 use decode::decode;
 
+mod changes;
 mod decode;
 
 /// The names below a key, owned.

@@ -104,6 +104,8 @@ pub fn needed_role(op: &Op<'_>) -> Role {
         | Op::Keys { .. }
         | Op::Collections { .. }
         | Op::Dates
+        | Op::Subscribe { .. }
+        | Op::Unsubscribe { .. }
         | Op::Stats { .. }
         | Op::Info
         | Op::Ping => Role::Reader,

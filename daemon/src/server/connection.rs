@@ -3,7 +3,7 @@
 //! The task reads what there is, works on every complete line ([`super::pass`]), writes the answers, and
 //! waits. A client that sends without reading is served until `max_output_bytes` of answers wait for it;
 //! then nothing more is read from it, and when it takes nothing for `output_stall_timeout_ms` it is
-//! disconnected.
+//! disconnected. Subscriptions write their events between the answers ([`super::subscriptions`]).
 //!
 //! Invariant: every complete line that was read is answered, in order, unless the client is gone.
 
@@ -21,17 +21,22 @@ use tokio::sync::watch;
 use super::access::Peer;
 use super::dispatch::Dispatcher;
 use super::pass::Pass;
+use super::subscriptions::Subscriptions;
 use super::wire::Wire;
 use super::{Server, errors};
 
 /// How long a stopping daemon waits for a client to take its last answers.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often it is looked whether a client that sends no more, but has subscriptions, is still there.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// What the connection waits for.
 enum Event {
     Ready,
     Stopping,
     Stalled,
+    HungUp,
 }
 
 /// One connection; see the module.
@@ -41,6 +46,7 @@ pub struct Connection {
     peer: Peer,
     server: Arc<Server>,
     stopping: watch::Receiver<bool>,
+    subscriptions: Subscriptions,
     input: LineBuffer,
     /// Answers that are not yet given to the wire.
     answers: Vec<u8>,
@@ -53,7 +59,8 @@ impl Connection {
         let input = LineBuffer::new(server.config.limits.max_line_bytes);
         let stopping = server.stopping.clone();
         let wire = Arc::new(Wire::new(stream));
-        Self { wire, peer, server, stopping, input, answers: Vec::new(), ended: false }
+        let subscriptions = Subscriptions::new(&wire);
+        Self { wire, peer, server, stopping, subscriptions, input, answers: Vec::new(), ended: false }
     }
 
     /// Serves the client until it is gone or the daemon stops.
@@ -65,6 +72,7 @@ impl Connection {
             }
             Err(error) => tracing::debug!(uid = self.peer.uid, %error, "a connection broke"),
         }
+        self.subscriptions.end_all();
         // A leader may still hold the wire; the client learns of the end when that is over.
         self.wire.committed().await;
     }
@@ -81,7 +89,8 @@ impl Connection {
             }
             if self.ended {
                 self.wire.committed().await;
-                if self.wire.waiting() == 0 {
+                // Those first: with the last event they are gone.
+                if !self.subscriptions.any() && self.wire.waiting() == 0 {
                     return Ok(());
                 }
             }
@@ -91,6 +100,7 @@ impl Connection {
             match self.wait().await? {
                 Event::Ready => {}
                 Event::Stopping => return self.drain().await,
+                Event::HungUp => return Ok(()),
                 Event::Stalled => {
                     let waiting = self.wire.waiting();
                     let message = format!("{waiting} bytes of answers wait and the client reads none");
@@ -129,13 +139,16 @@ impl Connection {
     }
 
     async fn wait(&mut self) -> io::Result<Event> {
-        let interest = match (self.wants_input(), self.wire.waiting() > 0) {
-            (true, true) => Interest::READABLE | Interest::WRITABLE,
-            (true, false) => Interest::READABLE,
-            (false, _) => Interest::WRITABLE,
+        let waiting = self.wire.waiting() > 0;
+        let interest = match (self.wants_input(), waiting) {
+            (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
+            (true, false) => Some(Interest::READABLE),
+            (false, true) => Some(Interest::WRITABLE),
+            (false, false) => None,
         };
+        let only_told = self.ended && self.subscriptions.any();
         let stalled_at = match self.wire.stalled_since() {
-            Some(since) if self.is_full() || self.ended => {
+            Some(since) if self.is_full() || (self.ended && !only_told) => {
                 Some(since + self.server.config.limits.output_stall_timeout)
             }
             _ => None,
@@ -146,9 +159,18 @@ impl Connection {
                 None => std::future::pending().await,
             }
         };
+        let hung_up = async {
+            if !only_told || waiting {
+                return std::future::pending().await;
+            }
+            while !self.wire.is_hung_up().await {
+                tokio::time::sleep(LOOK_INTERVAL).await;
+            }
+        };
         tokio::select! {
             biased;
             ready = self.wire.ready(interest) => ready.map(|()| Event::Ready),
+            () = hung_up => Ok(Event::HungUp),
             _ = self.stopping.wait_for(|stopping| *stopping) => Ok(Event::Stopping),
             () = stalled => Ok(Event::Stalled),
         }
@@ -161,7 +183,7 @@ impl Connection {
         let out = &mut self.answers;
         let waiting = self.wire.waiting();
         let mut at = 0;
-        let mut dispatcher = Dispatcher::new(&self.server, &self.peer);
+        let mut dispatcher = Dispatcher::new(&self.server, &self.peer, &self.subscriptions);
         let mut pass = Pass::new(&self.server);
         let mut pass_from = 0;
         while let Some((line, next)) = self.input.peek(at) {
@@ -190,6 +212,7 @@ impl Connection {
     /// time to take it.
     async fn drain(&mut self) -> io::Result<()> {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
+        self.subscriptions.end_all();
         while self.input.peek(0).is_some() {
             // Not under the timeout: whoever commits has to come to the end.
             self.process().await?;
@@ -222,7 +245,7 @@ impl Connection {
             if self.wire.waiting() == 0 {
                 return Ok(true);
             }
-            let writable = self.wire.ready(Interest::WRITABLE);
+            let writable = self.wire.ready(Some(Interest::WRITABLE));
             match tokio::time::timeout_at(deadline.into(), writable).await {
                 Ok(ready) => ready?,
                 Err(_) => return Ok(false),

@@ -14,6 +14,7 @@ use fastpersist_protocol::{json, reply};
 use super::access::{Peer, needed_role};
 use super::answers::{WriteKind, WriteMeta};
 use super::pass::Pass;
+use super::subscriptions::Subscriptions;
 use super::{Server, errors, report};
 use crate::config::Role;
 use crate::storage::Storage;
@@ -25,8 +26,9 @@ use crate::storage::schema::Model;
 /// What a connection needs to answer requests.
 #[derive(Debug)]
 pub struct Dispatcher<'s> {
-    server: &'s Server,
-    peer: &'s Peer,
+    pub(super) server: &'s Arc<Server>,
+    pub(super) peer: &'s Peer,
+    pub(super) subscriptions: &'s Subscriptions,
     /// The role that was last looked up, and for which storage.
     role: Option<(Option<usize>, Role)>,
     /// The partition that was last used, and how it was asked for.
@@ -57,10 +59,11 @@ pub(super) struct Ask<'a> {
 
 impl<'s> Dispatcher<'s> {
     /// A dispatcher for one pass over a connection's lines.
-    pub fn new(server: &'s Server, peer: &'s Peer) -> Self {
+    pub(super) fn new(server: &'s Arc<Server>, peer: &'s Peer, subscriptions: &'s Subscriptions) -> Self {
         Self {
             server,
             peer,
+            subscriptions,
             role: None,
             partition: None,
             now: Timestamp::now(),
@@ -155,6 +158,7 @@ impl<'s> Dispatcher<'s> {
                 reply::end(out);
                 Ok(())
             }
+            Op::Subscribe { .. } | Op::Unsubscribe { .. } => self.changes(id, ask, &op, pass, out).await,
             Op::Flush => self.flush(id, ask, pass, out).await,
             Op::ExportParquet { path } => self.export(id, ask, path.as_deref(), pass, out).await,
             Op::Backup { .. } | Op::ListBackups | Op::VerifyBackup { .. } => {

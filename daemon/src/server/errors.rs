@@ -7,8 +7,9 @@ use crate::config::Role;
 use crate::export::ExportError;
 use crate::storage::StorageError;
 use crate::storage::exporting::ExportingError;
-use crate::storage::partition::{Busy, FlushError, Gone, MendError, ReadError};
+use crate::storage::partition::{Busy, ChangesError, FlushError, Gone, MendError, ReadError};
 use crate::storage::rules::RuleError;
+use crate::storage::watch::WatchError;
 use crate::wal::WalError;
 use crate::wal::commit::Refusal;
 
@@ -64,6 +65,16 @@ pub(super) fn of_flush(error: &FlushError) -> WireError {
         }
     };
     WireError::new(code, error.to_string())
+}
+
+pub(super) fn of_watch(error: &WatchError) -> WireError {
+    match error {
+        WatchError::Storage(error) => of_storage(error),
+        WatchError::Changes(ChangesError::Compacted { oldest_seq }) => {
+            WireError::new(ErrorCode::Compacted, error.to_string()).with_number("oldest_seq", *oldest_seq)
+        }
+        WatchError::Changes(_) | WatchError::Gone => internal("reading the changes", error),
+    }
 }
 
 pub(super) fn forbidden(op: &str, role: Role, needed: Role) -> WireError {

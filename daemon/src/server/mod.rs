@@ -19,6 +19,7 @@ pub mod listener;
 mod pass;
 mod reads;
 mod report;
+mod subscriptions;
 mod wire;
 
 use std::sync::Arc;

@@ -40,6 +40,8 @@ pub fn stats(server: &Server, out: &mut Vec<u8>) {
         number(out, "connections", server.stats.connections.load(Ordering::Relaxed) as u64);
         number(out, "max_connections", server.config.limits.max_connections as u64);
         number(out, "connections_total", server.stats.connections_total.load(Ordering::Relaxed));
+        number(out, "subscriptions", server.stats.subscriptions.load(Ordering::Relaxed) as u64);
+        number(out, "max_subscriptions", server.config.limits.max_subscriptions as u64);
         number(out, "memory_bytes", stats::resident_bytes());
         counts(out, "requests", &server.stats.requests.by_op());
         counts(out, "errors", &server.stats.requests.by_error());

@@ -4,8 +4,9 @@
 //! for that cost more than the answer itself, and on two processors it took the client's place on the
 //! other one. While a commit owes answers, the connection reads on but works on nothing new.
 //!
-//! Invariant: bytes go out in the order of the requests. Answers are appended by one side at a time: by
-//! the leader while a commit is under way, else by the connection.
+//! Invariant: answers go out in the order of the requests. They are appended by one side at a time: by
+//! the leader while a commit is under way, else by the connection. Events of subscriptions come between
+//! them; everybody appends whole lines, so each of them stays whole.
 
 use std::io;
 use std::time::Instant;
@@ -71,6 +72,17 @@ impl State {
     }
 }
 
+/// What became of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pushed {
+    /// They are on their way.
+    Taken,
+    /// The client has not taken what was before them.
+    Full,
+    /// The client is gone.
+    Broken,
+}
+
 impl Wire {
     pub(super) fn new(stream: UnixStream) -> Self {
         Self { stream, state: Mutex::default(), attention: Notify::new() }
@@ -90,6 +102,62 @@ impl Wire {
         answers.clear();
         state.send(&self.stream);
         state.error.take().map_or(Ok(()), Err)
+    }
+
+    /// Appends answers that must be on their way before something else is; `answers` is empty afterwards.
+    /// That the client is gone shows at the next push.
+    pub(super) fn push_line(&self, answers: &mut Vec<u8>) {
+        let mut state = self.state.lock();
+        state.bytes.extend_from_slice(answers);
+        state.send(&self.stream);
+        answers.clear();
+    }
+
+    /// Appends events, unless something waits for the client; they are gone from `events` when they are taken.
+    pub(super) fn push_events(&self, events: &mut Vec<u8>) -> Pushed {
+        let mut state = self.state.lock();
+        if state.error.is_some() {
+            return Pushed::Broken;
+        }
+        if state.waiting() > 0 {
+            return Pushed::Full;
+        }
+        state.bytes.extend_from_slice(events);
+        events.clear();
+        state.send(&self.stream);
+        Pushed::Taken
+    }
+
+    /// Waits until the client has taken everything; answers false when it is gone. The connection's task
+    /// may be busy with a request meanwhile.
+    pub(super) async fn drained(&self) -> bool {
+        loop {
+            {
+                let mut state = self.state.lock();
+                state.send(&self.stream);
+                if state.error.is_some() {
+                    break;
+                }
+                if state.waiting() == 0 {
+                    return true;
+                }
+            }
+            if self.stream.ready(Interest::WRITABLE).await.is_err() {
+                break;
+            }
+        }
+        self.wake();
+        false
+    }
+
+    /// Lets the connection's task look at how things are.
+    pub(super) fn wake(&self) {
+        self.attention.notify_one();
+    }
+
+    /// Whether the client has closed both directions. May only be asked while nothing waits for it.
+    pub(super) async fn is_hung_up(&self) -> bool {
+        self.stream.ready(Interest::WRITABLE).await.is_ok_and(Ready::is_write_closed)
     }
 
     /// Bytes that the client has not taken.
@@ -146,11 +214,15 @@ impl Wire {
         }
     }
 
-    /// Waits until the socket is ready, or a commit's answers need attention.
+    /// Waits until the socket is ready for what is of interest, or the task has something else to do.
     ///
     /// # Errors
     /// When the socket cannot be waited for.
-    pub(super) async fn ready(&self, interest: Interest) -> io::Result<()> {
+    pub(super) async fn ready(&self, interest: Option<Interest>) -> io::Result<()> {
+        let Some(interest) = interest else {
+            self.attention.notified().await;
+            return Ok(());
+        };
         tokio::select! {
             biased;
             ready = self.stream.ready(interest) => ready.map(|_: Ready| ()),

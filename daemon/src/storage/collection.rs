@@ -60,6 +60,7 @@ pub fn layout(config: &StorageConfig, shared: &Shared) -> Result<Layout, OpenErr
             latest: base.join("storage_latest.duckdb"),
         },
         settled_seq: None,
+        feed: Arc::default(),
     })
 }
 

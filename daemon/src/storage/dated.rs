@@ -6,13 +6,14 @@
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use fastpersist_protocol::time::Date;
 use parking_lot::Mutex;
 
 use super::StorageError;
+use super::feed::{Feed, Watching};
 use super::partition::backup::{is_covered, waits_for_backups};
 use super::partition::{FlushError, Layout, OpenError, Partition, Shared, notes};
 use crate::config::StorageConfig;
@@ -40,6 +41,8 @@ pub struct Dated {
     slots: Mutex<HashMap<Date, Slot>>,
     /// The same partitions, for whoever must not wait for a slot.
     open: Mutex<HashMap<Date, Arc<Partition>>>,
+    /// The feeds of dates that are open or followed.
+    feeds: Mutex<HashMap<Date, Weak<Feed>>>,
     /// Dates that were closed and not exported since.
     unexported: Mutex<BTreeSet<Date>>,
     /// One for all dates: when one log fails, the storage takes no more writes.
@@ -83,6 +86,7 @@ pub fn layout(config: &StorageConfig, date: Date, settled_seq: Option<u64>) -> L
         wal_directories: vec![directory],
         files: Files::Dated { data: config.database_path(&date.to_string()) },
         settled_seq,
+        feed: Arc::default(),
     }
 }
 
@@ -102,6 +106,7 @@ impl Dated {
             stats: Arc::clone(stats),
             slots: Mutex::default(),
             open: Mutex::default(),
+            feeds: Mutex::default(),
             unexported: Mutex::default(),
             latch: Arc::default(),
         };
@@ -274,7 +279,7 @@ impl Dated {
         };
         let settled_seq = self.forget_settled(date).map_err(io_error)?;
         let opened = Partition::open(
-            layout(&self.config, date, settled_seq),
+            Layout { feed: self.feed(date), ..layout(&self.config, date, settled_seq) },
             Arc::clone(&self.config),
             Arc::clone(&self.shared),
             Arc::clone(&self.stats),
@@ -351,6 +356,51 @@ impl Dated {
         }
         // The map's and ours; whoever waits holds another one.
         Some(work(&|| Arc::strong_count(&slot) <= 2))
+    }
+
+    /// The date's feed. It lives as long as the partition is open or somebody follows it.
+    fn feed(&self, date: Date) -> Arc<Feed> {
+        let mut feeds = self.feeds.lock();
+        if let Some(feed) = feeds.get(&date).and_then(Weak::upgrade) {
+            return feed;
+        }
+        feeds.retain(|_, feed| feed.strong_count() > 0);
+        let feed = Arc::new(Feed::default());
+        feeds.insert(date, Arc::downgrade(&feed));
+        feed
+    }
+
+    /// Begins to follow a date, with its partition; `None` where the date has no data yet, which then is
+    /// not created.
+    ///
+    /// # Errors
+    /// See [`StorageError`].
+    pub async fn watch(&self, date: Date) -> Result<(Watching, Option<Arc<Partition>>), StorageError> {
+        loop {
+            if let Some(partition) = self.existing_partition(date).await? {
+                let watching = tokio::task::block_in_place(|| partition.watch());
+                return Ok((watching, Some(partition)));
+            }
+            let slot = Arc::clone(self.slots.lock().entry(date).or_default());
+            let open = slot.lock().await;
+            if open.is_some() || self.has_database(date) || self.has_log(date).unwrap_or(true) {
+                continue;
+            }
+            // Nobody opens the date while its slot is held.
+            let watching = self.feed(date).watch(0, 0);
+            drop(open);
+            self.forget_unused_slot(date, &slot);
+            return Ok((watching, None));
+        }
+    }
+
+    /// Takes the slot of a date away that nobody opened, so that asking for dates costs no memory.
+    fn forget_unused_slot(&self, date: Date, slot: &Slot) {
+        let mut slots = self.slots.lock();
+        // The map's and ours: nobody is about to open it.
+        if Arc::strong_count(slot) == 2 && slot.try_lock().is_ok_and(|open| open.is_none()) {
+            slots.remove(&date);
+        }
     }
 
     /// The partitions that are open now.

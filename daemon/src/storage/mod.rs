@@ -8,6 +8,7 @@ pub mod backups;
 pub mod collection;
 pub mod dated;
 pub mod exporting;
+pub mod feed;
 mod group;
 pub mod health;
 mod keeping;
@@ -17,6 +18,7 @@ pub mod record;
 pub mod rules;
 pub mod schema;
 pub mod vital;
+pub mod watch;
 #[cfg(test)]
 mod week;
 

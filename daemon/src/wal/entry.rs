@@ -149,7 +149,8 @@ pub fn encode_gap(gap: Gap, seq: u64, at: Timestamp, out: &mut Vec<u8>) {
     finish(hasher, seq, seq - 1, out);
 }
 
-const GAP_START: &[u8] = b"{\"op\":\"gap\",\"count\":";
+/// How the line of a gap begins.
+pub const GAP_START: &[u8] = b"{\"op\":\"gap\",\"count\":";
 
 /// One line, read back.
 #[derive(Debug)]

@@ -9,6 +9,7 @@
 
 pub mod commit;
 pub mod entry;
+pub mod follow;
 pub mod horizon;
 pub mod recover;
 pub mod scan;
@@ -371,6 +372,22 @@ impl Wal {
             };
         }
         Ok(count)
+    }
+
+    /// The segment in which this record is, where the log reaches back to it: the oldest one may begin
+    /// behind it.
+    pub fn segment_of(&self, seq: u64) -> Option<PathBuf> {
+        let index = self.sealed.partition_point(|segment| segment.last_seq < seq);
+        let active = || self.active.as_ref().filter(|active| active.bytes() > 0 && active.last_seq() >= seq);
+        let sealed = self.sealed.get(index).map(|segment| segment.path.clone());
+        sealed.or_else(|| active().map(|active| active.path().to_owned()))
+    }
+
+    /// The segment with which the log begins.
+    pub fn oldest_segment(&self) -> Option<PathBuf> {
+        let active = self.active.as_ref().filter(|active| active.bytes() > 0);
+        let sealed = self.sealed.front().map(|segment| segment.path.clone());
+        sealed.or_else(|| active.map(|active| active.path().to_owned()))
     }
 
     /// What `stats` tells of the log.

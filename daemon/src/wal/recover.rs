@@ -98,7 +98,10 @@ pub fn recover(
 ) -> Result<Recovered, RecoverError> {
     let (found, leftovers) = find(&**disk, directories)?;
     if settled_seq == Some(flushed_seq) {
-        let sealed = found.iter().map(|segment| sealed_as_found(segment, flushed_seq)).collect();
+        let behind = found.iter().skip(1).map(|next| next.first_seq.map(|seq| seq - 1)).chain([None]);
+        let sealed = found.iter().zip(behind);
+        let sealed = sealed.map(|(segment, last)| sealed_as_found(segment, last.unwrap_or(flushed_seq)));
+        let sealed = sealed.collect();
         return Ok(Recovered { sealed, last_seq: flushed_seq, torn_count: 0 });
     }
     let mut sealed = Vec::new();
@@ -234,6 +237,17 @@ enum Beginning {
     Unreadable,
     /// With this record.
     Record(u64),
+}
+
+/// The place of a segment's first record; `None` where its first line is not readable.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn first_seq(disk: &dyn Disk, path: &Path) -> io::Result<Option<u64>> {
+    Ok(match beginning(disk, path)? {
+        Beginning::Record(seq) => Some(seq),
+        Beginning::Empty | Beginning::Unreadable => None,
+    })
 }
 
 /// How a segment begins. Only the head is read, so that retained segments cost little.

@@ -51,6 +51,38 @@ fn every_write_is_in_the_history_and_the_newest_is_latest() {
 }
 
 #[test]
+fn changes_come_back_as_they_were_written_deletions_too() {
+    let place = Place::new();
+    let store = place.collection();
+    let mut written = writes();
+    for (record, value) in written.iter_mut().zip([
+        Some(Value::Int(-1)),
+        Some(Value::Float(0.5)),
+        Some(Value::Bool(false)),
+        None,
+        Some(Value::String("é".into())),
+    ]) {
+        *record = Record::new(&Columns { value, ..record.columns() });
+    }
+    let mut first = written.clone();
+    let second = first.split_off(5);
+    store.flush(&history(first)).expect("a flush");
+    store.flush(&history(second)).expect("a flush");
+    let reader = store.reader().expect("a reader");
+    for (from, to) in [(1, 8), (3, 6), (8, 100), (9, 9)] {
+        let read = reader.changes(from, to).expect("a read");
+        let expected = written.iter().filter(|record| (from..=to).contains(&record.seq()));
+        assert!(
+            read.iter().map(Record::columns).eq(expected.map(Record::columns)),
+            "{from} to {to}: {read:?}"
+        );
+    }
+    assert_eq!(reader.oldest_change(4).expect("a read"), Some(4));
+    assert_eq!(reader.oldest_change(9).expect("a read"), None);
+    assert!(place.dated().reader().expect("a reader").changes(1, 8).expect("a read").is_empty());
+}
+
+#[test]
 fn a_crash_between_history_and_latest_repeats_nothing() {
     for cut in 0..8 {
         let place = Place::new();

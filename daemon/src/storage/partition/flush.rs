@@ -317,7 +317,7 @@ impl Partition {
         let mut wal = self.wal.lock();
         if self.read_only_reason().is_none() {
             wal.close()?;
-            self.watermarks.advance_durable();
+            self.note_durable();
         }
         let removed = wal.remove_old(self.unneeded_seq(), self.config.wal_retain);
         if let Err(error) = removed {

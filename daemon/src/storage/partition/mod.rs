@@ -7,6 +7,7 @@
 
 pub mod aside;
 pub(in crate::storage) mod backup;
+mod changes;
 mod flush;
 mod keep;
 pub mod losses;
@@ -27,6 +28,7 @@ use fastpersist_protocol::time::Date;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
+pub use changes::{ChangesError, Cursor};
 pub use flush::FlushError;
 pub(crate) use flush::flush_rows;
 pub use mend::MendError;
@@ -36,6 +38,7 @@ pub use write::Busy;
 
 pub use crate::wal::commit::Gone;
 
+use super::feed::Feed;
 use super::memtable::Memtable;
 use crate::clock::Clock;
 use crate::config::{Limits, StorageConfig};
@@ -87,6 +90,8 @@ pub struct Partition {
     latch: Arc<Latch>,
     memtable: RwLock<Memtable>,
     watermarks: Watermarks,
+    /// What was just written, for those who follow.
+    feed: Arc<Feed>,
     /// DuckDB's part; `None` until the files are needed.
     store: RwLock<Option<Arc<Store>>>,
     /// Held for the whole of a flush, so that there is one at a time.
@@ -297,4 +302,6 @@ pub struct Layout {
     /// Where the partition was closed with everything in the database: its last record. Its log then need
     /// not be read.
     pub settled_seq: Option<u64>,
+    /// Where those who follow its changes wait, be it open or not.
+    pub feed: Arc<Feed>,
 }

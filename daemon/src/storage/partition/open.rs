@@ -107,6 +107,7 @@ impl Partition {
             Arc::clone(&latch),
             recovered.sealed,
         );
+        layout.feed.opened(recovered.last_seq);
         let last_used_ms = shared.clock.elapsed().as_millis() as u64;
         let partition = Arc::new(Self {
             date: layout.date,
@@ -122,6 +123,7 @@ impl Partition {
             latch,
             memtable: RwLock::new(memtable),
             watermarks: Watermarks::new(recovered.last_seq, flushed_seq),
+            feed: layout.feed,
             store: RwLock::new(store),
             flush_turn: Mutex::default(),
             readers: Mutex::default(),

@@ -203,7 +203,7 @@ impl Partition {
         }
         match wal.sync() {
             Ok(()) => {
-                self.watermarks.advance_durable();
+                self.note_durable();
                 results
             }
             Err(error) => {
@@ -232,13 +232,31 @@ impl Partition {
 
     /// Lets readers see what is done. A record has a place if and only if its request is done.
     fn publish(&self, group: &mut [Waiting]) {
+        let mut told = Vec::new();
         let mut memtable = self.memtable.write();
+        // Whoever begins to follow holds the table too, so nobody can come between this and the last record.
+        let watched = self.feed.is_watched();
         for waiting in group {
             for write in waiting.submission.writes.drain(..) {
                 if write.record.seq() > 0 {
+                    if watched {
+                        told.push(write.record.clone());
+                    }
                     memtable.publish(write.record);
                 }
             }
+        }
+        drop(memtable);
+        if watched {
+            self.feed.publish(told, self.watermarks.durable());
+        }
+    }
+
+    /// Everything that is written is on stable storage. The caller holds the log.
+    pub(super) fn note_durable(&self) {
+        self.watermarks.advance_durable();
+        if self.feed.is_watched() {
+            self.feed.note_durable(self.watermarks.durable());
         }
     }
 
@@ -257,7 +275,7 @@ impl Partition {
         }
         let begun = Instant::now();
         wal.sync()?;
-        self.watermarks.advance_durable();
+        self.note_durable();
         self.stats.note_fsync(begun.elapsed());
         Ok(())
     }
