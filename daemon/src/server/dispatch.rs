@@ -393,51 +393,6 @@ impl<'s> Dispatcher<'s> {
         Ok(())
     }
 
-    /// Flushes one storage; all that the peer may write where none is named and there are several.
-    async fn flush(
-        &mut self,
-        id: Option<&str>,
-        ask: Ask<'_>,
-        pass: &mut Pass<'_>,
-        out: &mut Vec<u8>,
-    ) -> Answer<()> {
-        let storages = self.all_allowed(ask)?;
-        pass.finish(out).await;
-        let mut rows = 0;
-        for storage in storages {
-            for partition in storage.open_partitions() {
-                let flushed = partition.flush_in_background().await;
-                rows += flushed.map_err(|error| errors::of_flush(&error))?;
-            }
-        }
-        reply::begin_ok(out, id);
-        reply::field(out, "flushed");
-        json::write_u64(out, rows);
-        reply::end(out);
-        Ok(())
-    }
-
-    async fn export(
-        &mut self,
-        id: Option<&str>,
-        ask: Ask<'_>,
-        path: Option<&str>,
-        pass: &mut Pass<'_>,
-        out: &mut Vec<u8>,
-    ) -> Answer<()> {
-        let (_, storage) = self.allowed(ask)?;
-        pass.finish(out).await;
-        let root = storage.parquet_root(path).map_err(|error| errors::of_export(&error))?;
-        let outcome = storage.export(root).await.map_err(|error| errors::of_export(&error))?;
-        reply::begin_ok(out, id);
-        reply::field(out, "files");
-        json::write_u64(out, outcome.files);
-        reply::field(out, "rows");
-        json::write_u64(out, outcome.rows);
-        reply::end(out);
-        Ok(())
-    }
-
     async fn about(
         &mut self,
         id: Option<&str>,

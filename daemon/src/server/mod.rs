@@ -15,6 +15,7 @@ pub mod dispatch;
 mod errors;
 mod health;
 mod imports;
+mod keeping;
 pub mod listener;
 mod pass;
 mod reads;

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use super::StorageError;
 use super::feed::{Feed, Watching};
 use super::partition::backup::{is_covered, waits_for_backups};
 use super::partition::{FlushError, Layout, OpenError, Partition, Shared, notes};
+use super::settled::{SETTLED_FILE, forget_settled, read_settled};
 use crate::config::StorageConfig;
 use crate::disk::{self, Disk};
 use crate::duck::Files;
@@ -47,34 +48,6 @@ pub struct Dated {
     unexported: Mutex<BTreeSet<Date>>,
     /// One for all dates: when one log fails, the storage takes no more writes.
     latch: Arc<Latch>,
-}
-
-/// A file in a date's directory that tells the last record, and that everything up to it is in the
-/// database file. It is removed before the date is opened, so it is never there wrongly; without it the
-/// date is opened at the start, to find out.
-const SETTLED_FILE: &str = "settled";
-
-/// What a settled date's note tells: its last record.
-///
-/// # Errors
-/// When there is one that cannot be read.
-pub fn read_settled(disk: &dyn Disk, directory: &Path) -> io::Result<Option<u64>> {
-    match disk.read(&directory.join(SETTLED_FILE)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        noted => Ok(std::str::from_utf8(&noted?).ok().and_then(|text| text.trim().parse().ok())),
-    }
-}
-
-/// Takes a date's note away, so that the next start opens the date; that there is none is no error.
-///
-/// # Errors
-/// When it cannot be removed.
-pub fn forget_settled(disk: &dyn Disk, directory: &Path) -> io::Result<()> {
-    match disk.remove(&directory.join(SETTLED_FILE)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(()) => disk.sync_dir(directory),
-    }
 }
 
 /// Where a date's files are.

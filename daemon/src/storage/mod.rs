@@ -17,6 +17,7 @@ pub mod partition;
 pub mod record;
 pub mod rules;
 pub mod schema;
+pub mod settled;
 pub mod vital;
 pub mod watch;
 #[cfg(test)]

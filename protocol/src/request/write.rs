@@ -115,6 +115,33 @@ impl Op<'_> {
                 object.opt_number("limit", *limit);
             }
             Self::Collections { key } => object.text("key", key),
+            Self::History { .. }
+            | Self::Query(_)
+            | Self::Subscribe { .. }
+            | Self::Unsubscribe { .. }
+            | Self::Lock { .. }
+            | Self::Unlock { .. } => self.write_sharing_fields(object),
+            Self::ExportParquet { path } => object.opt_text("path", path.as_deref()),
+            Self::Backup { date } => object.opt_date(*date),
+            Self::VerifyBackup { backup } => object.text("backup", backup),
+            Self::CheckHealth { deep } => json::write_bool(object.name("deep"), *deep),
+            Self::RebuildHistoryFromWal { date } => object.opt_date(Some(*date)),
+            Self::Stats { format: StatsFormat::OpenMetrics } => object.text("format", "openmetrics"),
+            Self::Dates
+            | Self::Flush
+            | Self::ListBackups
+            | Self::RebuildLatestFromHistory
+            | Self::Stats { format: StatsFormat::Json }
+            | Self::Info
+            | Self::Ping => {}
+        }
+    }
+}
+
+impl Op<'_> {
+    /// The fields of the operations with which processes ask and wait for one another.
+    fn write_sharing_fields(&self, object: &mut Object<'_>) {
+        match self {
             Self::History { key, collection_name, item_name, limit, before_seq } => {
                 object.text("key", key);
                 object.text("collection_name", collection_name);
@@ -140,19 +167,7 @@ impl Op<'_> {
                 object.text("name", name);
                 object.opt_number("token", Some(*token));
             }
-            Self::ExportParquet { path } => object.opt_text("path", path.as_deref()),
-            Self::Backup { date } => object.opt_date(*date),
-            Self::VerifyBackup { backup } => object.text("backup", backup),
-            Self::CheckHealth { deep } => json::write_bool(object.name("deep"), *deep),
-            Self::RebuildHistoryFromWal { date } => object.opt_date(Some(*date)),
-            Self::Stats { format: StatsFormat::OpenMetrics } => object.text("format", "openmetrics"),
-            Self::Dates
-            | Self::Flush
-            | Self::ListBackups
-            | Self::RebuildLatestFromHistory
-            | Self::Stats { format: StatsFormat::Json }
-            | Self::Info
-            | Self::Ping => {}
+            _ => {}
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::config::Overrides;
 use crate::storage::partition::rebuild::Case;
 use crate::storage::partition::{Layout, losses};
 use crate::storage::schema::Model;
-use crate::storage::{collection, dated};
+use crate::storage::{collection, dated, settled};
 use crate::wal::horizon;
 use database::{Database, Source};
 use log::{Mending, Survey};
@@ -149,7 +149,7 @@ fn layouts(held: &Held) -> Result<Vec<Layout>, OfflineError> {
     dates
         .map(|date| {
             let directory = base.join(date.to_string());
-            let settled_seq = dated::read_settled(&*shared.disk, &directory);
+            let settled_seq = settled::read_settled(&*shared.disk, &directory);
             Ok(dated::layout(config, date, settled_seq.map_err(OfflineError::io(directory.display()))?))
         })
         .collect()
@@ -191,7 +191,7 @@ fn mend(held: &Held, work: &Work) -> Result<(), OfflineError> {
     work.database.mend(&case, &work.source, work.known_seq)?;
     if work.source.replaces_files() {
         // What a closed date's note says of the old file is not true of the new one.
-        dated::forget_settled(disk, base).map_err(OfflineError::io(base.display()))?;
+        settled::forget_settled(disk, base).map_err(OfflineError::io(base.display()))?;
     }
     Ok(())
 }

@@ -4,8 +4,8 @@ use fastpersist_protocol::time::{Date, Timestamp};
 
 use super::{HealthReport, ProblemKind};
 use crate::backup::manifest::{self, State};
-use crate::storage::dated;
 use crate::storage::partition::Shared;
+use crate::storage::settled;
 use crate::storage::{Kind, Storage};
 
 /// A backup that is older than this, while there is something newer, is told.
@@ -35,7 +35,7 @@ impl Storage {
     }
 
     fn settled_seq(&self, shared: &Shared, date: Date) -> Option<u64> {
-        dated::read_settled(&*shared.disk, &self.config.base_dir.join(date.to_string())).ok().flatten()
+        settled::read_settled(&*shared.disk, &self.config.base_dir.join(date.to_string())).ok().flatten()
     }
 
     fn look_at_newest(&self, shared: &Shared, last_seq: u64, report: &mut HealthReport) {

@@ -12,6 +12,7 @@ use crate::disk;
 use crate::duck::{DuckError, Inspector, TableLook};
 use crate::storage::dated::{self, Dated};
 use crate::storage::partition::{Layout, Partition, Shared, losses, notes};
+use crate::storage::settled;
 use crate::storage::{Kind, Storage};
 use crate::wal::recover::{self, TORN_PREFIX};
 use crate::wal::scan;
@@ -236,7 +237,7 @@ fn look_at_closed(
     report: &mut HealthReport,
 ) {
     let directory = config.base_dir.join(date.to_string());
-    let settled_seq = dated::read_settled(&*shared.disk, &directory).ok().flatten();
+    let settled_seq = settled::read_settled(&*shared.disk, &directory).ok().flatten();
     let layout = dated::layout(config, date, settled_seq);
     let some = Some(date);
     noted(shared, layout.files.paths(), some, report);

@@ -106,8 +106,12 @@ impl Partition {
         self.watermarks.appended()
     }
 
-    /// The last record up to which the log's segments may go.
+    /// The last record up to which the log's segments may go: none while a database file may be damaged, for
+    /// then the log is what it is rebuilt from.
     pub(super) fn unneeded_seq(&self) -> u64 {
+        if self.is_suspect() {
+            return 0;
+        }
         self.checkpointed_seq.load(Ordering::Acquire).min(self.backed_up.bound())
     }
 }

@@ -1,0 +1,36 @@
+//! The note that a date was closed with everything in its database file, so that a start need not open it.
+//!
+//! Invariant: the note is removed before the date is opened, so it is never there wrongly.
+
+use std::io;
+use std::path::Path;
+
+use crate::disk::Disk;
+
+/// A file in a date's directory that tells the last record, and that everything up to it is in the
+/// database file. It is removed before the date is opened, so it is never there wrongly; without it the
+/// date is opened at the start, to find out.
+pub(super) const SETTLED_FILE: &str = "settled";
+
+/// What a settled date's note tells: its last record.
+///
+/// # Errors
+/// When there is one that cannot be read.
+pub fn read_settled(disk: &dyn Disk, directory: &Path) -> io::Result<Option<u64>> {
+    match disk.read(&directory.join(SETTLED_FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        noted => Ok(std::str::from_utf8(&noted?).ok().and_then(|text| text.trim().parse().ok())),
+    }
+}
+
+/// Takes a date's note away, so that the next start opens the date; that there is none is no error.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn forget_settled(disk: &dyn Disk, directory: &Path) -> io::Result<()> {
+    match disk.remove(&directory.join(SETTLED_FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => disk.sync_dir(directory),
+    }
+}
