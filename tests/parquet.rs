@@ -277,3 +277,54 @@ fn a_collection_is_exported_by_collection_name() {
         assert_eq!(json!(rows), expected);
     }
 }
+
+/// Stores one record in each of some dates.
+fn store_days(conn: &mut Conn, days: std::ops::RangeInclusive<u32>) {
+    for day in days {
+        store(conn, &format!("2025-01-{day:02}"), &json!("w"), "k");
+    }
+}
+
+/// The exported days of January, in order.
+fn exported_days(site: &Site) -> Vec<u32> {
+    let day = |file: &String| file.split("date=2025-01-").nth(1)?.get(..2)?.parse().ok();
+    let mut days: Vec<u32> = exported(site).iter().filter_map(day).collect();
+    days.sort_unstable();
+    days
+}
+
+#[test]
+fn on_shutdown_every_date_is_exported_however_few_may_be_open() {
+    let site = Site::new(&dated().limits("max_open_dates = 2"));
+    let daemon = site.start();
+    store_days(&mut daemon.connect(), 1..=12);
+    daemon.stop();
+    assert_eq!(exported_days(&site), (1..=12).collect::<Vec<_>>());
+    let modified = || {
+        let files = exported(&site).into_iter();
+        files
+            .map(|file| fs::metadata(site.path("parquet").join(file)).unwrap().modified().unwrap())
+            .collect::<Vec<_>>()
+    };
+    let before = modified();
+    let daemon = site.start();
+    daemon.connect().ok(json!({"op": "get_key", "date": "2025-01-03", "key": "k"}));
+    daemon.stop();
+    assert_eq!(modified(), before, "what did not change is not exported again");
+}
+
+#[test]
+fn what_was_not_exported_because_of_a_crash_or_a_failure_is_exported_later() {
+    let site = Site::new(&dated().limits("max_open_dates = 1"));
+    let daemon = site.start();
+    store_days(&mut daemon.connect(), 1..=3);
+    daemon.kill();
+    let daemon = site.start();
+    store_days(&mut daemon.connect(), 4..=5);
+    // No directory can be made below a file.
+    fs::write(site.path("parquet"), "in the way").unwrap();
+    daemon.stop();
+    fs::remove_file(site.path("parquet")).unwrap();
+    site.start().stop();
+    assert_eq!(exported_days(&site), [1, 2, 3, 4, 5]);
+}

@@ -127,11 +127,11 @@ pub fn run(
         stopping: stopping.clone(),
         config,
     });
-    let hurry = Arc::new(AtomicBool::new(false));
     let reloaded = signals::Reloaded { server: Arc::clone(&server), overrides, logging, notifier };
     let listener =
-        Listener::spawn(signals, stop, Arc::clone(&hurry), reloaded).map_err(DaemonError::Start)?;
+        Listener::spawn(signals, stop, Arc::clone(&shared.engine), reloaded).map_err(DaemonError::Start)?;
     let publisher = endpoint.publish(&server);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), socket = socket.name(), configuration = %server.config.file, "ready");
     on_ready(socket.name());
     notifier.ready(&systemd::serving(&server));
     runtime.spawn(notifier.attend(Arc::clone(&server)));
@@ -141,11 +141,14 @@ pub fn run(
         shared.stopping.store(true, Ordering::Relaxed);
         shared.scheduler.stop().await;
     });
-    let ended = runtime.block_on(end(&server, &hurry, notifier));
+    let ended = runtime.block_on(end(&server, &shared.engine, notifier));
     runtime.block_on(publisher.end());
     listener.close();
     runtime.shutdown_timeout(Duration::from_secs(5));
     drop(locks);
+    if ended.is_ok() {
+        tracing::info!("stopped");
+    }
     ended
 }
 
@@ -221,22 +224,18 @@ fn recover(
 }
 
 /// Exports, backs up, flushes and closes every storage; the first failure is answered when all are done.
-async fn end(server: &Server, hurry: &AtomicBool, notifier: Notifier) -> Result<(), DaemonError> {
+async fn end(server: &Server, engine: &Engine, notifier: Notifier) -> Result<(), DaemonError> {
     let mut result = Ok(());
     for storage in &server.storages {
         let name = storage.config().name.clone();
-        if storage.config().parquet_path.is_some() && !hurry.load(Ordering::Relaxed) {
+        if storage.config().parquet_path.is_some() && !engine.is_hurried() {
             notifier.status(&format!("stopping: exporting {name}"));
-            let exported = match storage.parquet_root(None) {
-                Ok(root) => storage.export_touched(root).await.map(drop),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = exported {
+            if let Err(error) = storage.export_touched().await {
                 // The data is safe without it, and the next export replaces it.
                 tracing::error!(storage = %name, %error, "the export on shutdown failed");
             }
         }
-        if storage.config().backup && !hurry.load(Ordering::Relaxed) {
+        if storage.config().backup && !engine.is_hurried() {
             notifier.status(&format!("stopping: backing up {name}"));
             if let Err(error) = storage.backup_touched(None).await {
                 // Log and database are kept, and the next start makes up for it.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tracing::level_filters::LevelFilter;
 use tracing_appender::rolling::{InitError, RollingFileAppender, Rotation};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
@@ -32,7 +33,7 @@ pub struct LoggingError {
 /// The running log.
 pub struct Logging {
     file: Option<LogFile>,
-    level: reload::Handle<LevelFilter, Registry>,
+    level: reload::Handle<Targets, Registry>,
 }
 
 impl fmt::Debug for Logging {
@@ -51,7 +52,7 @@ impl Logging {
             Some(directory) => Some(LogFile::open(directory, config.max_log_files)?),
             None => None,
         };
-        let (level, handle) = reload::Layer::new(config.log_level());
+        let (level, handle) = reload::Layer::new(filter(config.log_level()));
         let lines = lines(config.log_format, file.clone());
         tracing_subscriber::registry().with(lines.with_filter(level)).init();
         Ok(Self { file, level: handle })
@@ -76,7 +77,7 @@ impl Logging {
     /// Lets only lines of this level and above through.
     pub fn set_level(&self, level: LevelFilter) {
         // Fails only when there is no log any more.
-        let _ = self.level.reload(level);
+        let _ = self.level.reload(filter(level));
     }
 }
 
@@ -86,6 +87,13 @@ impl DaemonConfig {
         // The configuration was checked.
         self.log_level.parse().unwrap_or(LevelFilter::INFO)
     }
+}
+
+/// The target of lines that somebody asked for by a signal: they are written whatever the level.
+pub const ASKED_FOR: &str = "fastpersistd::asked_for";
+
+fn filter(level: LevelFilter) -> Targets {
+    Targets::new().with_default(level).with_target(ASKED_FOR, LevelFilter::INFO)
 }
 
 /// What makes lines of events.

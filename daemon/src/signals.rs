@@ -5,7 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::{Handle, Signals};
@@ -13,7 +13,8 @@ use tokio::runtime;
 use tokio::sync::watch;
 
 use crate::config::{self, Overrides};
-use crate::logging::Logging;
+use crate::duck::Engine;
+use crate::logging::{ASKED_FOR, Logging};
 use crate::server::access::AccessTable;
 use crate::server::{self, Server};
 use crate::systemd::{self, Notifier};
@@ -25,6 +26,9 @@ use crate::systemd::{self, Notifier};
 pub fn watch() -> io::Result<Signals> {
     Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])
 }
+
+/// How often what the end need not wait for is interrupted.
+const INTERRUPT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What SIGHUP reads again, and what it changes.
 #[derive(Debug)]
@@ -47,7 +51,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Begins to listen. `stop` is told once; `hurry` says that it was told twice. Must be called inside the
+    /// Begins to listen. `stop` is told once; told twice, `engine` ends early what it can. Must be called inside the
     /// runtime.
     ///
     /// # Errors
@@ -55,7 +59,7 @@ impl Listener {
     pub fn spawn(
         mut signals: Signals,
         stop: watch::Sender<bool>,
-        hurry: Arc<AtomicBool>,
+        engine: Arc<Engine>,
         reloaded: Reloaded,
     ) -> io::Result<Self> {
         let handle = signals.handle();
@@ -65,14 +69,18 @@ impl Listener {
                 match signal {
                     SIGTERM | SIGINT if *stop.borrow() => {
                         tracing::info!("told to stop a second time: no export and no backup any more");
-                        hurry.store(true, Ordering::Relaxed);
+                        hurry_until_the_end(&engine);
                     }
                     SIGTERM | SIGINT => {
                         tracing::info!("stopping");
                         // The server holds a receiver, so somebody always hears it.
                         let _ = stop.send(true);
                     }
-                    SIGUSR1 => runtime.block_on(async { log_stats(&reloaded.server) }),
+                    SIGUSR1 => {
+                        let server = Arc::clone(&reloaded.server);
+                        // While the disk hangs the figures have to wait, and the next signal must not.
+                        runtime.spawn_blocking(move || log_stats(&server));
+                    }
                     _ => {
                         reloaded.notifier.reloading();
                         reloaded.reload();
@@ -92,6 +100,20 @@ impl Listener {
     }
 }
 
+/// Interrupts again and again what the end need not wait for, until the process is gone.
+fn hurry_until_the_end(engine: &Arc<Engine>) {
+    engine.hurry();
+    let engine = Arc::clone(engine);
+    let interrupt = move || {
+        loop {
+            std::thread::sleep(INTERRUPT_INTERVAL);
+            engine.hurry();
+        }
+    };
+    // Without a thread what runs is interrupted once.
+    let _ = std::thread::Builder::new().name("hurry".to_owned()).spawn(interrupt);
+}
+
 impl Reloaded {
     /// Reads the configuration again. Who may do what and the log's level change at once; everything else needs a
     /// restart, and when it differs, nothing changes at all.
@@ -109,7 +131,7 @@ impl Reloaded {
         if fixed.is_empty() {
             *self.server.access.write() = AccessTable::new(&new);
             self.logging.set_level(new.daemon.log_level());
-            tracing::info!("the configuration was read again; access and log level are as it says now");
+            tracing::info!(target: ASKED_FOR, "the configuration was read again; access and log level are as it says now");
         } else {
             let keys = fixed.join(", ");
             tracing::error!(%keys, "the configuration was read again, but these cannot change while running; the old one stays");
@@ -122,5 +144,5 @@ fn log_stats(server: &Server) {
     fastpersist_protocol::reply::begin_ok(&mut line, None);
     server::write_stats(server, &mut line);
     fastpersist_protocol::reply::end(&mut line);
-    tracing::info!(stats = %String::from_utf8_lossy(&line).trim_end(), "asked by a signal");
+    tracing::info!(target: ASKED_FOR, stats = %String::from_utf8_lossy(&line).trim_end(), "asked by a signal");
 }

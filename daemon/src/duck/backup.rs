@@ -170,6 +170,8 @@ impl Snapshot {
 impl Part {
     fn copy_of(&self, table: &Table) -> Result<Contents, DuckError> {
         let Self { conn, copy } = self;
+        let _interruptible = copy.engine.interruptible(conn);
+        copy.engine.check_hurry()?;
         // Not in the snapshot's transaction: looking for columns takes part in every attached file, and none of
         // them could make a checkpoint until the copy is done.
         let columns = schema::read_columns(&copy.engine.connect()?, table, table.kind.name())?;
@@ -188,13 +190,14 @@ impl Part {
             to_state = target.state_sql(),
             from_state = table.state_sql(),
         );
+        copy.engine.check_hurry()?;
         conn.execute_batch(&sql).map_err(copy.failed("copying the rows"))?;
         let checkpoint = format!("CHECKPOINT {}", copy.alias);
         let mut tries = 0;
         while let Err(error) = conn.execute_batch(&checkpoint) {
             // Nobody else writes this file, but a connection that looks for a table's columns takes part in all
             // of them for a moment, and DuckDB takes it for a writer.
-            if tries == CHECKPOINT_TRIES {
+            if tries == CHECKPOINT_TRIES || copy.engine.is_hurried() {
                 return Err(copy.failed("completing the copy")(error));
             }
             tries += 1;
@@ -222,6 +225,8 @@ pub fn read_contents(engine: &Arc<Engine>, table_name: &str, file: &Path) -> Res
     if columns.is_empty() {
         return Err(table.foreign(format!("it has no table {}", kind.name())));
     }
+    let _interruptible = engine.interruptible(&conn);
+    engine.check_hurry()?;
     contents(&conn, &table, &columns)
 }
 

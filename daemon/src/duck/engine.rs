@@ -11,6 +11,7 @@ use duckdb::{Config, Connection};
 use parking_lot::Mutex;
 
 use super::error::DuckError;
+use super::hurry::Hurry;
 
 /// What the instance is given.
 #[derive(Debug, Clone)]
@@ -52,6 +53,7 @@ pub struct Engine {
     base: Mutex<Connection>,
     memory_limit_bytes: u64,
     next_alias: AtomicU64,
+    pub(super) hurry: Hurry,
 }
 
 impl Engine {
@@ -79,6 +81,7 @@ impl Engine {
             base: Mutex::new(base),
             memory_limit_bytes: settings.memory_limit_bytes,
             next_alias: AtomicU64::new(1),
+            hurry: Hurry::default(),
         }))
     }
 

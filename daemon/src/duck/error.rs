@@ -133,6 +133,9 @@ pub enum DuckError {
         /// The file.
         file: PathBuf,
     },
+    /// The daemon stops and cannot wait.
+    #[error("it was skipped, because the daemon was told twice to stop")]
+    Hurried,
     /// Closing went wrong, in one way or in several.
     #[error("closing: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Close(Vec<DuckError>),
@@ -183,7 +186,7 @@ impl DuckError {
     /// The file that it is about; `None` where it is about none, or several.
     pub fn file(&self) -> Option<&Path> {
         match self {
-            Self::Start { .. } | Self::Close(_) => None,
+            Self::Start { .. } | Self::Hurried | Self::Close(_) => None,
             Self::Path { path: file }
             | Self::Open { file, .. }
             | Self::Missing { file, .. }

@@ -15,6 +15,7 @@ mod fill;
 mod flush;
 pub mod foreign;
 mod health;
+mod hurry;
 mod plan;
 mod read;
 mod rebuild;

@@ -164,7 +164,11 @@ impl Reader {
             "SELECT {partition}, {columns} FROM {} ORDER BY {partition} NULLS FIRST, {order}",
             table.sql()
         );
+        let engine = &self.shared.engine;
+        let _interruptible = engine.interruptible(&self.conn);
+        engine.check_hurry()?;
         self.stream(&sql, &[], &mut |chunk| {
+            engine.check_hurry()?;
             let arrow_failed = |source| DuckError::Arrow { file: table.file.clone(), source };
             let names = decode::text(table, chunk, 0, partition)?;
             let batch = RecordBatch::from(chunk);

@@ -55,7 +55,7 @@ fn read<'a>(server: &Server, storage: &'a Storage) -> Reading<'a> {
         storage,
         gauges: storage.gauges(),
         open_partitions: partitions.len(),
-        read_only: partitions.iter().any(|partition| partition.read_only_reason().is_some()),
+        read_only: storage.read_only_reason().is_some(),
         jobs: server.jobs(storage),
     }
 }

@@ -14,8 +14,10 @@ use crate::backup::manifest::{self, Found, ManifestError};
 use crate::config::StorageConfig;
 use crate::disk::Disk;
 use crate::duck::{self, Engine};
+use crate::storage::partition::losses;
 use crate::storage::schema::Model;
 use crate::wal::entry::Entry;
+use crate::wal::horizon;
 use crate::wal::recover::Segment;
 
 /// The moment that is wanted.
@@ -167,17 +169,34 @@ impl Planner<'_> {
             walk::walk(self.disk, self.config.model(), &segments, start, |entry| progress.take(&entry))
                 .map_err(|(file, error)| Failure::io(&file)(error))?
         };
-        let uncovered = progress.uncovered(&end);
+        let uncovered = progress.uncovered(&end).or_else(|| self.only_elsewhere(date, &progress));
         Ok(Plan {
             date,
             base: base.map_or(Base::Nothing, Base::Backup),
             segments,
             used: if progress.seq > start { end.segments } else { Vec::new() },
-            records: progress.seq - start,
+            records: progress.records,
             seq: progress.seq,
             updated_at: progress.updated_at,
             split_batch: progress.split_batch,
             uncovered,
+        })
+    }
+
+    /// What neither backups nor log can tell: records that a repair gave up, and those that are only in the
+    /// database, because the log was removed when it had them.
+    fn only_elsewhere(&self, date: Option<Date>, progress: &Progress) -> Option<String> {
+        let date = date.map(|date| date.to_string()).unwrap_or_default();
+        let directory = self.config.base_dir.join(date);
+        if let Moment::Seq(seq) = self.moment
+            && losses::contains(self.disk, &directory, seq)
+        {
+            return Some(format!("record {seq} was given up in a repair"));
+        }
+        let removed = horizon::removed_through(self.disk, &directory).unwrap_or(0);
+        let (first, behind) = (progress.seq + 1, !progress.passed && !progress.is_reached());
+        (behind && removed > progress.seq).then(|| {
+            format!("records {first} to {removed} are only in the database: the WAL was removed, and no backup has them")
         })
     }
 
@@ -210,13 +229,15 @@ struct Progress {
     seq: u64,
     updated_at: Option<Timestamp>,
     split_batch: Option<(u64, u64)>,
+    /// Records on the way.
+    records: u64,
     /// The first record beyond the moment was seen.
     passed: bool,
 }
 
 impl Progress {
     fn new(moment: Moment, seq: u64) -> Self {
-        Self { moment, seq, updated_at: None, split_batch: None, passed: false }
+        Self { moment, seq, updated_at: None, split_batch: None, records: 0, passed: false }
     }
 
     fn is_reached(&self) -> bool {
@@ -233,11 +254,12 @@ impl Progress {
         };
         if is_beyond {
             let splits = matches!(self.moment, Moment::Seq(seq) if entry.seq <= seq);
-            self.split_batch = splits.then(|| (entry.seq, entry.last_seq()));
+            self.split_batch = (splits && entry.gap.is_none()).then(|| (entry.seq, entry.last_seq()));
             self.passed = true;
             return false;
         }
-        (self.seq, self.updated_at) = (entry.last_seq(), newest);
+        (self.seq, self.updated_at) = (entry.last_seq(), newest.or(self.updated_at));
+        self.records += entry.records.len() as u64;
         !self.is_reached()
     }
 

@@ -111,7 +111,9 @@ impl Board {
     }
 }
 
+/// To the millisecond: the two clocks were not read at the same moment.
 fn later(wall: Timestamp, span: Duration) -> Timestamp {
-    let micros = i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
-    Timestamp::from_micros(wall.as_micros().saturating_add(micros)).unwrap_or(wall)
+    let micros = i64::try_from(span.as_micros()).unwrap_or(i64::MAX).saturating_add(wall.as_micros());
+    let rounded = micros.saturating_add(500).div_euclid(1000).saturating_mul(1000);
+    Timestamp::from_micros(rounded).unwrap_or(wall)
 }

@@ -71,11 +71,14 @@ enum Next {
 }
 
 impl Timetable {
-    /// The timetable of a job that begins now; `soon` makes its first run due after so long, whatever the
-    /// rule says.
+    /// The timetable of a job that begins now; `soon` makes its first run due after so long, where the
+    /// rule does not make it sooner.
     pub(super) fn new(rule: Rule, pauses: RetryPauses, now: Moment, soon: Option<Duration>) -> Self {
-        let next = soon.map_or_else(|| rule.next(now), |soon| Next::At(now.elapsed + soon));
-        Self { rule, pauses, next, seen: now, failures: 0 }
+        let mut table = Self { next: rule.next(now), rule, pauses, seen: now, failures: 0 };
+        if let Some(soon) = soon.filter(|soon| *soon < table.wait(now)) {
+            table.next = Next::At(now.elapsed + soon);
+        }
+        table
     }
 
     /// How often the job has failed since it last succeeded.
@@ -322,7 +325,11 @@ mod tests {
     fn what_was_missed_is_soon() {
         let clocks = Clocks::new("2025-01-15T10:00:00Z");
         let soon = Some(Duration::from_secs(60));
-        let mut table = Timetable::new(daily(&["03:00"], "UTC"), PAUSES, clocks.0, soon);
-        assert_eq!(table.wait(clocks.0), Duration::from_secs(60));
+        for (at, expected) in [("03:00", 60), ("10:01", 60), ("10:00", 60)] {
+            let mut table = Timetable::new(daily(&[at], "UTC"), PAUSES, clocks.0, soon);
+            assert_eq!(table.wait(clocks.0), Duration::from_secs(expected), "{at}");
+        }
+        let mut table = Timetable::new(daily(&["10:01"], "UTC"), PAUSES, clocks.0, Some(HOUR));
+        assert_eq!(table.wait(clocks.0), Duration::from_secs(60), "the rule comes first");
     }
 }

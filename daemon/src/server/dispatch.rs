@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use fastpersist_protocol::error::{ErrorCode, WireError};
 use fastpersist_protocol::request::{
-    DEFAULT_KEYS_LIMIT, Delete, Op, Parsed, Placed, Producer, Request, StatsFormat, Store, Write, parse,
+    DEFAULT_KEYS_LIMIT, Delete, Op, Parsed, Placed, Producer, Request, Store, Write, parse,
 };
 use fastpersist_protocol::time::{Date, Timestamp};
 use fastpersist_protocol::{json, reply};
@@ -405,17 +405,17 @@ impl<'s> Dispatcher<'s> {
         if !matches!(op, Op::Ping) {
             pass.finish(out).await;
         }
+        if let Op::Stats { format } = op {
+            return self.stats(id, *format, out).await;
+        }
         let server = self.server;
         pass.answer(out, |out| {
             reply::begin_ok(out, id);
-            match op {
-                Op::Stats { format: StatsFormat::OpenMetrics } => report::open_metrics(server, out),
-                Op::Stats { format: StatsFormat::Json } => report::stats(server, out),
-                Op::Info => report::info(server, out),
-                _ => {
-                    reply::field(out, "pong");
-                    json::write_bool(out, true);
-                }
+            if matches!(op, Op::Info) {
+                report::info(server, out);
+            } else {
+                reply::field(out, "pong");
+                json::write_bool(out, true);
             }
             reply::end(out);
         });

@@ -1,12 +1,39 @@
-//! The operations that bring records where others read them: `flush` and `export_parquet`.
+//! The operations that bring records where others read them, `flush` and `export_parquet`, and `stats`.
 
+use std::sync::Arc;
+
+use fastpersist_protocol::request::StatsFormat;
 use fastpersist_protocol::{json, reply};
 
 use super::dispatch::{Answer, Ask, Dispatcher};
-use super::errors;
 use super::pass::Pass;
+use super::{errors, report};
 
 impl Dispatcher<'_> {
+    /// The figures are collected away from the threads that answer everybody: some of them are behind locks
+    /// that a commit holds while the disk works.
+    pub(super) async fn stats(
+        &mut self,
+        id: Option<&str>,
+        format: StatsFormat,
+        out: &mut Vec<u8>,
+    ) -> Answer<()> {
+        let server = Arc::clone(self.server);
+        let collecting = tokio::task::spawn_blocking(move || {
+            let mut fields = Vec::new();
+            match format {
+                StatsFormat::OpenMetrics => report::open_metrics(&server, &mut fields),
+                StatsFormat::Json => report::stats(&server, &mut fields),
+            }
+            fields
+        });
+        let fields = collecting.await.map_err(|error| errors::internal("collecting the figures", &error))?;
+        reply::begin_ok(out, id);
+        out.extend_from_slice(&fields);
+        reply::end(out);
+        Ok(())
+    }
+
     /// Flushes one storage; all that the peer may write where none is named and there are several.
     pub(super) async fn flush(
         &mut self,

@@ -114,7 +114,7 @@ fn storage_stats(storage: &Storage, jobs: &[JobReport], out: &mut Vec<u8>) {
     field(out, "schedule");
     schedule(jobs, out);
     field(out, "read_only");
-    let reason = storage.open_partitions().iter().find_map(|p| p.read_only_reason().map(str::to_owned));
+    let reason = storage.read_only_reason();
     json::write_opt_string(out, reason.as_deref());
 }
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use fastpersist_protocol::time::Date;
 
+use super::partition::backup::is_covered;
 use super::partition::{Partition, Shared};
 use super::schema::Model;
 use super::{Kind, Storage};
@@ -71,7 +72,7 @@ impl Storage {
             Kind::Dated(dated) => {
                 let mut failed = None;
                 for date in dated
-                    .touched_dates()
+                    .touched_dates(|directory, seq| is_covered(&self.shared, directory, seq))
                     .map_err(|source| BackupError::Io { file: self.config.base_dir.clone(), source })?
                 {
                     match self.back_up_date(date).await {

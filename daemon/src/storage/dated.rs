@@ -3,9 +3,9 @@
 //! Invariant: at most one open [`Partition`] per date. A date's slot is locked while its partition is
 //! opened or closed, so whoever comes meanwhile waits for the outcome.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use super::partition::backup::{is_covered, waits_for_backups};
 use super::partition::{FlushError, Layout, OpenError, Partition, Shared, notes};
 use super::settled::{SETTLED_FILE, forget_settled, read_settled};
 use crate::config::StorageConfig;
-use crate::disk::{self, Disk};
+use crate::disk;
 use crate::duck::Files;
 use crate::latch::Latch;
 use crate::stats::StorageStats;
@@ -44,8 +44,6 @@ pub struct Dated {
     open: Mutex<HashMap<Date, Arc<Partition>>>,
     /// The feeds of dates that are open or followed.
     feeds: Mutex<HashMap<Date, Weak<Feed>>>,
-    /// Dates that were closed and not exported since.
-    unexported: Mutex<BTreeSet<Date>>,
     /// One for all dates: when one log fails, the storage takes no more writes.
     latch: Arc<Latch>,
 }
@@ -80,7 +78,6 @@ impl Dated {
             slots: Mutex::default(),
             open: Mutex::default(),
             feeds: Mutex::default(),
-            unexported: Mutex::default(),
             latch: Arc::default(),
         };
         let io_error = |source| {
@@ -148,12 +145,12 @@ impl Dated {
         read_settled(&*self.shared.disk, &self.directory(date))
     }
 
-    /// The dates with something that their backup does not have, in order. A date that is closed is not opened
-    /// for that: its note tells. One without a note may have anything.
+    /// The dates that go beyond what `is_covered` says of their directory and last record, in order. A date that
+    /// is closed is not opened for that: its note tells. One without a note may have anything.
     ///
     /// # Errors
     /// When a directory cannot be listed or a note cannot be read.
-    pub(super) fn touched_dates(&self) -> io::Result<Vec<Date>> {
+    pub(super) fn touched_dates(&self, is_covered: impl Fn(&Path, u64) -> bool) -> io::Result<Vec<Date>> {
         let mut touched = Vec::new();
         for date in self.dates()? {
             let open = self.open.lock().get(&date).cloned();
@@ -161,7 +158,7 @@ impl Dated {
                 Some(partition) => Some(partition.appended_seq()),
                 None => self.noted_seq(date)?,
             };
-            if seq.is_none_or(|seq| !is_covered(&self.shared, &self.directory(date), seq)) {
+            if seq.is_none_or(|seq| !is_covered(&self.directory(date), seq)) {
                 touched.push(date);
             }
         }
@@ -223,16 +220,6 @@ impl Dated {
             }
         }
         Ok(removed)
-    }
-
-    /// Dates that were closed since they were last exported; they count as exported from now on.
-    pub fn take_unexported(&self) -> Vec<Date> {
-        std::mem::take(&mut *self.unexported.lock()).into_iter().collect()
-    }
-
-    /// A date is exported.
-    pub fn note_exported(&self, date: Date) {
-        self.unexported.lock().remove(&date);
     }
 
     /// Closes a partition when the daemon stops.
@@ -466,9 +453,6 @@ impl Dated {
                 tracing::warn!(storage = %self.config.name, %date, %error, "a date was closed without a flush");
             }
             Err(_) => tracing::error!(storage = %self.config.name, %date, "closing a date panicked"),
-        }
-        if closed.is_unexported() {
-            self.unexported.lock().insert(date);
         }
         *open = None;
         true

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use fastpersist_protocol::time::Date;
 
 use super::partition::{FlushError, Partition, ReadError};
-use super::{Storage, StorageError};
+use super::{Kind, Storage, StorageError, exported};
 use crate::export::{self, ExportError, ExportOutcome};
 use crate::schedule::JobKind;
 
@@ -58,40 +58,70 @@ impl Storage {
     /// Exports everything that the storage has: all dates, or the latest values of all collections.
     ///
     /// # Errors
-    /// See [`ExportingError`].
+    /// See [`ExportingError`]. The first failure is answered; the other dates are exported all the same.
     pub async fn export(&self, root: PathBuf) -> Result<ExportOutcome, ExportingError> {
-        let dates = self.dates().map_err(ExportingError::Dates)?;
-        if dates.is_empty() {
-            return self.export_touched(root).await;
-        }
         let _turn = self.export_turn.lock().await;
-        self.noted(JobKind::Export, rows_of, self.export_dates(dates, &root)).await
+        let exporting = async {
+            match &self.kind {
+                Kind::Dated(dated) => {
+                    self.export_dates(dated.dates().map_err(ExportingError::Dates)?, &root).await
+                }
+                Kind::Collection(collection) => {
+                    self.export_partition(Arc::clone(collection.partition()), root).await
+                }
+            }
+        };
+        self.noted(JobKind::Export, rows_of, exporting).await
+    }
+
+    /// Exports to the configured root what was written since it was last exported there.
+    ///
+    /// # Errors
+    /// See [`Storage::export`].
+    pub async fn export_touched(&self) -> Result<ExportOutcome, ExportingError> {
+        let root = self.parquet_root(None)?;
+        let _turn = self.export_turn.lock().await;
+        let disk = &*self.shared.disk;
+        let is_covered = |directory: &Path, seq| exported::covers(disk, directory, seq, &root);
+        let exporting = async {
+            match &self.kind {
+                Kind::Dated(dated) => {
+                    let touched = dated.touched_dates(is_covered).map_err(ExportingError::Dates)?;
+                    self.export_dates(touched, &root).await
+                }
+                Kind::Collection(collection) => {
+                    let partition = collection.partition();
+                    if is_covered(&self.config.base_dir, partition.appended_seq()) {
+                        return Ok(ExportOutcome::default());
+                    }
+                    self.export_partition(Arc::clone(partition), root.clone()).await
+                }
+            }
+        };
+        self.noted(JobKind::Export, rows_of, exporting).await
     }
 
     async fn export_dates(&self, dates: Vec<Date>, root: &Path) -> Result<ExportOutcome, ExportingError> {
         let mut outcome = ExportOutcome::default();
+        let mut failed = None;
         for date in dates {
-            if let Some(partition) = self.partition_for_read(Some(date)).await? {
-                add(&mut outcome, self.export_partition(partition, root.to_owned()).await?);
+            match self.export_date(date, root).await {
+                Ok(one) => add(&mut outcome, one),
+                Err(error) if self.shared.engine.is_hurried() => return Err(error),
+                Err(error) if failed.is_none() => failed = Some(error),
+                Err(error) => {
+                    tracing::error!(storage = %self.config.name, %date, %error, "the export failed");
+                }
             }
         }
-        Ok(outcome)
+        failed.map_or(Ok(outcome), Err)
     }
 
-    /// Exports what this run has touched: what is open, and what was closed and not exported since.
-    ///
-    /// # Errors
-    /// See [`ExportingError`].
-    pub async fn export_touched(&self, root: PathBuf) -> Result<ExportOutcome, ExportingError> {
-        let _turn = self.export_turn.lock().await;
-        let exporting = async {
-            let mut outcome = self.export_dates(self.take_unexported(), &root).await?;
-            for partition in self.open_partitions() {
-                add(&mut outcome, self.export_partition(partition, root.clone()).await?);
-            }
-            Ok(outcome)
-        };
-        self.noted(JobKind::Export, rows_of, exporting).await
+    async fn export_date(&self, date: Date, root: &Path) -> Result<ExportOutcome, ExportingError> {
+        match self.partition_for_read(Some(date)).await? {
+            Some(partition) => self.export_partition(partition, root.to_owned()).await,
+            None => Ok(ExportOutcome::default()),
+        }
     }
 
     async fn export_partition(
@@ -99,13 +129,8 @@ impl Storage {
         partition: Arc<Partition>,
         root: PathBuf,
     ) -> Result<ExportOutcome, ExportingError> {
-        let date = partition.date();
         let exporting = tokio::task::spawn_blocking(move || partition.export(&root));
-        let result = exporting.await.map_err(|_| ExportingError::Gone)?;
-        if result.is_ok() {
-            self.note_exported(date);
-        }
-        result
+        exporting.await.map_err(|_| ExportingError::Gone)?
     }
 }
 
@@ -120,7 +145,14 @@ impl Partition {
             None => export::export_collection(&reader, root),
         };
         let outcome = outcome?;
-        self.note_exported(through_seq);
+        let config = self.config();
+        if config.parquet_path.as_deref() == Some(root) {
+            let date = self.date().map(|date| date.to_string()).unwrap_or_default();
+            let directory = config.base_dir.join(date);
+            if let Err(error) = exported::note(&*self.shared().disk, &directory, through_seq, root) {
+                tracing::warn!(storage = %config.name, %error, "that it was exported could not be noted; it is exported again");
+            }
+        }
         Ok(outcome)
     }
 }

@@ -127,8 +127,7 @@ impl Storage {
             }
             Duty::Backup => self.back_up_what_is_due().await.map_err(|error| error.to_string()),
             Duty::Export => {
-                let root = self.parquet_root(None).map_err(|error| error.to_string())?;
-                let exported = self.export_touched(root).await;
+                let exported = self.export_touched().await;
                 exported.map(|outcome| outcome.rows).map_err(|error| error.to_string())
             }
         }

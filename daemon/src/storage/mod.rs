@@ -7,6 +7,7 @@
 pub mod backups;
 pub mod collection;
 pub mod dated;
+pub mod exported;
 pub mod exporting;
 pub mod feed;
 mod group;
@@ -193,20 +194,6 @@ impl Storage {
         // Reads find what they need meanwhile; nobody has to wait for it.
         tokio::task::spawn_blocking(move || partition.refill());
         Ok(rows)
-    }
-
-    /// Dates that were closed since they were last exported.
-    fn take_unexported(&self) -> Vec<Date> {
-        match &self.kind {
-            Kind::Dated(dated) => dated.take_unexported(),
-            Kind::Collection(_) => Vec::new(),
-        }
-    }
-
-    fn note_exported(&self, date: Option<Date>) {
-        if let (Kind::Dated(dated), Some(date)) = (&self.kind, date) {
-            dated.note_exported(date);
-        }
     }
 
     /// Removes old segments of what is closed; open partitions do that themselves.

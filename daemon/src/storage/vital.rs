@@ -29,16 +29,19 @@ pub enum Obstacle {
 }
 
 impl Storage {
+    /// Why the storage takes no writes, also when none of its dates is open; `None` while it does.
+    pub fn read_only_reason(&self) -> Option<String> {
+        match &self.kind {
+            Kind::Dated(dated) => dated.read_only_reason().map(str::to_owned),
+            Kind::Collection(collection) => collection.partition().read_only_reason().map(str::to_owned),
+        }
+    }
+
     /// What keeps the storage from committing: a log that failed, or a commit or sync that has been under way for
     /// longer than `patience`.
     pub fn commit_obstacle(&self, patience: Duration) -> Option<Obstacle> {
         let storage = || self.config.name.clone();
-        let failed = match &self.kind {
-            // Also when none of its dates is open.
-            Kind::Dated(dated) => dated.read_only_reason().map(str::to_owned),
-            Kind::Collection(collection) => collection.partition().read_only_reason().map(str::to_owned),
-        };
-        if let Some(reason) = failed {
+        if let Some(reason) = self.read_only_reason() {
             return Some(Obstacle::ReadOnly { storage: storage(), reason });
         }
         let partitions = self.open_partitions();

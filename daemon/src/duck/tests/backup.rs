@@ -32,6 +32,22 @@ fn a_copy_shows_the_moment_of_its_snapshot_while_flushes_and_checkpoints_go_on()
 }
 
 #[test]
+fn a_daemon_that_cannot_wait_begins_no_copy() {
+    let place = Place::new();
+    let store = place.collection();
+    store.flush(&history((1..=20).map(|n| put(&format!("k{n}"), n)).collect())).expect("a flush");
+    let snapshot = store.snapshot(&copies(&place)).expect("a snapshot");
+    place.engine.hurry();
+    let copied = snapshot.copy();
+    assert!(matches!(copied, Err(DuckError::Hurried)), "{copied:?}");
+    let read = read_contents(&place.engine, "storage_history", &place.path("history.backup.tmp"));
+    assert!(read.is_err(), "{read:?}");
+    // What must be done is done all the same.
+    store.flush(&history(vec![put("last", 21)])).expect("a flush");
+    store.close().expect("closed");
+}
+
+#[test]
 fn a_copy_has_columns_that_the_configuration_forgot_and_is_a_store_of_its_own() {
     let place = Place::new();
     let old = place.dated_with(&[("price", "float64")]).expect("a store");

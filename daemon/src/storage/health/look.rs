@@ -80,10 +80,6 @@ fn look_at_date(dated: &Dated, config: &StorageConfig, date: Date, deep: bool, r
 /// Looks at a partition through what it has open.
 fn look_at_open(partition: &Arc<Partition>, deep: bool, report: &mut HealthReport) {
     let date = partition.date();
-    if let Some(reason) = partition.read_only_reason() {
-        let message = format!("the storage takes no writes: {reason}; restart the daemon");
-        report.add(None, ProblemKind::ReadOnly, message);
-    }
     let before = partition.gauges();
     if !(before.appended_seq >= before.durable_seq && before.durable_seq >= before.flushed_seq) {
         let message = format!(

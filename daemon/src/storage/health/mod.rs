@@ -113,6 +113,10 @@ impl Storage {
     /// Looks whether everything is as it should be; `jobs` are what happens by itself in this storage.
     pub async fn check_health(self: &Arc<Self>, deep: bool, jobs: &[JobReport]) -> HealthReport {
         let mut report = HealthReport::default();
+        if let Some(reason) = self.read_only_reason() {
+            let message = format!("the storage takes no writes: {reason}; restart the daemon");
+            report.add(None, ProblemKind::ReadOnly, message);
+        }
         self.look_at_jobs(jobs, &mut report);
         let storage = Arc::clone(self);
         let look = move || {

@@ -70,6 +70,11 @@ fn read(disk: &dyn Disk, directory: &Path) -> Vec<Loss> {
     bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
 }
 
+/// Whether the record at a place was given up.
+pub fn contains(disk: &dyn Disk, directory: &Path, seq: u64) -> bool {
+    read(disk, directory).iter().any(|loss| (loss.first_seq..=loss.last_seq).contains(&seq))
+}
+
 /// How many places up to `through_seq` are lost.
 pub fn count(disk: &dyn Disk, directory: &Path, through_seq: u64) -> u64 {
     let losses = read(disk, directory).into_iter();
@@ -100,6 +105,7 @@ mod tests {
         note(&RealDisk, dir.path(), at, &[(6, 9)], "second").expect("noted");
         for (through, expected) in [(4, 0), (5, 1), (8, 4), (19, 5), (100, 6)] {
             assert_eq!(count(&RealDisk, dir.path(), through), expected, "through {through}");
+            assert_eq!(contains(&RealDisk, dir.path(), through), through == 5 || through == 8);
         }
         let copy = tempfile::tempdir().expect("a directory");
         carry_over(&RealDisk, dir.path(), copy.path(), 4).expect("nothing to carry over");

@@ -117,8 +117,6 @@ pub struct Partition {
     backing_up: AtomicBool,
     /// DuckDB could not read what it should have: the log is kept, whatever its age.
     suspect: AtomicBool,
-    /// Up to where an export has it, this run or the one before.
-    exported_seq: AtomicU64,
     /// Told when something was written that is not synced.
     unsynced: Arc<Notify>,
     /// When it was last used, in milliseconds of the clock that never goes back.
@@ -217,16 +215,6 @@ impl Partition {
     /// Looks at the database through the store that has it open; `None` where there is none yet.
     pub(in crate::storage) fn inspector(&self) -> Result<Option<Inspector>, DuckError> {
         self.store().map(|store| Inspector::of_store(&store)).transpose()
-    }
-
-    /// Whether something was written that no export has.
-    pub(in crate::storage) fn is_unexported(&self) -> bool {
-        self.watermarks.appended() > self.exported_seq.load(Ordering::Acquire)
-    }
-
-    /// An export has everything up to a record.
-    pub(in crate::storage) fn note_exported(&self, through_seq: u64) {
-        self.exported_seq.fetch_max(through_seq, Ordering::AcqRel);
     }
 
     fn today(&self) -> Date {

@@ -137,8 +137,6 @@ impl Partition {
             backed_up,
             backing_up: AtomicBool::new(false),
             suspect: AtomicBool::new(suspect),
-            // What a crash has left over was not exported either.
-            exported_seq: AtomicU64::new(if unflushed == 0 { recovered.last_seq } else { 0 }),
             fill_turn: Mutex::default(),
             unsynced: Arc::new(Notify::new()),
             last_used_ms: AtomicU64::new(last_used_ms),
