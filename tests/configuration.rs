@@ -118,6 +118,40 @@ fn two_storages_in_one_directory_are_refused() {
 }
 
 #[test]
+fn files_of_one_kind_among_those_of_another_are_refused() {
+    let two = |first: &str, second: &str| Config::new().dated("jobs", first).dated("more", second);
+    for own in ["{dir}/jobs", "{dir}/jobs/parquet", "{dir}/x/../jobs/parquet"] {
+        refused(&two(&format!("parquet_path = \"{own}\""), ""), &["storage.jobs.parquet_path", "base_dir"]);
+    }
+    refused(&two("parquet_path = \"{dir}/more/parquet\"", ""), &["storage.jobs.parquet_path", "storage.more"]);
+    refused(&two("", "db_path = \"{dir}/jobs/{date}/b.duckdb\""), &["storage.more.db_path", "storage.jobs"]);
+    let inside = |inner: &str| {
+        Config::new()
+            .dated("jobs", "")
+            .text(&format!("[storage.in]\nmodel = \"collection\"\nbase_dir = \"{inner}\""))
+    };
+    refused(&inside("{dir}/jobs/inner"), &["storage.in.base_dir", "storage.jobs"]);
+    refused(&inside("{dir}"), &["storage.jobs.base_dir", "storage.in"]);
+    let beside = two("parquet_path = \"{dir}/jobs-parquet\"", "db_path = \"{dir}/more/{date}/b.duckdb\"");
+    Site::new(&beside).start().stop();
+}
+
+#[test]
+fn check_config_finds_a_log_directory_that_cannot_be_had() {
+    for (directory, what) in
+        [("/proc/x", "/proc"), ("{dir}/config.toml", "config.toml"), ("{dir}/config.toml/log", "config.toml")]
+    {
+        let site = Site::new(&Config::both().daemon(&format!("log_dir = \"{directory}\"")));
+        let mut command = site.command();
+        command.arg("--check-config");
+        let exit = run_to_exit(command);
+        assert_eq!(exit.code, Some(78), "{directory}: {}", exit.stderr);
+        assert!(exit.stderr.contains("daemon.log_dir") && exit.stderr.contains(what), "{}", exit.stderr);
+        site.refused_start();
+    }
+}
+
+#[test]
 fn what_is_no_toml_or_not_there_is_refused() {
     refused(&Config::both().text("this is no toml"), &[]);
     let site = Site::new(&Config::both());

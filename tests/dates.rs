@@ -104,6 +104,40 @@ fn more_dates_than_stay_open_are_all_there() {
 }
 
 #[test]
+fn a_date_that_cannot_be_flushed_stays_open_and_is_seen_to_fail() {
+    let quiet = "batch_size = 1000000\nduckdb_flush_interval_seconds = 3600";
+    let site = Site::new(&Config::new().limits("max_open_dates = 2\nbusy_wait_ms = 200").dated("jobs", quiet));
+    let daemon = site.start();
+    let mut conn = daemon.connect();
+    let store = |date: &str| json!({"op": "store", "date": date, "key": "k", "data": {"of": date}});
+    let dates = ["2025-01-01", "2025-01-02"];
+    for date in dates {
+        conn.ok(store(date));
+    }
+    let in_the_way = site.path("jobs/2025-01-01/data.duckdb");
+    std::fs::create_dir(&in_the_way).unwrap();
+    // The other one goes in its place.
+    conn.ok(store("2025-01-03"));
+    let state = |conn: &mut Conn| conn.ok(json!({"op": "stats"}))["storages"]["jobs"].clone();
+    let jobs = state(&mut conn);
+    assert!(jobs["schedule"]["flush"]["last"]["error"].is_string(), "{jobs}");
+    assert_eq!(jobs["pending_writes"], 2, "{jobs}");
+    let also = site.path("jobs/2025-01-03/data.duckdb");
+    std::fs::create_dir(&also).unwrap();
+    conn.refused(store("2025-01-04"), "busy");
+    let read = json!({"op": "get_key_process", "date": "2025-01-01", "key": "k"});
+    assert_eq!(conn.ok(read.clone())["record"]["data"]["of"], "2025-01-01", "what is open goes on");
+    for directory in [in_the_way, also] {
+        std::fs::remove_dir(directory).unwrap();
+    }
+    conn.ok(store("2025-01-04"));
+    conn.ok(store("2025-01-05"));
+    conn.ok(json!({"op": "flush"}));
+    assert_eq!(state(&mut conn)["pending_writes"], 0);
+    assert_eq!(conn.ok(read)["record"]["data"]["of"], "2025-01-01");
+}
+
+#[test]
 fn reads_and_refused_writes_make_no_date() {
     let site = Site::new(&Config::new().dated("jobs", "extra_schema = { n = \"int64\" }"));
     let daemon = site.start();

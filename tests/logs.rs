@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -139,6 +139,21 @@ fn a_moved_log_goes_on_in_a_file_of_the_configured_name() {
     assert_eq!(files(&dir), names, "the directory is made again");
     daemon.stop();
     assert!(text(&dir).contains("stopping"), "{}", text(&dir));
+}
+
+#[test]
+fn its_files_are_for_owner_and_group_from_the_first_on() {
+    let site = Site::new(&Config::both().daemon("log_dir = \"{dir}/log\""));
+    let daemon = site.start();
+    let log = site.path("log");
+    let modes = || -> Vec<u32> {
+        files(&log).iter().map(|file| fs::metadata(file).unwrap().permissions().mode() & 0o777).collect()
+    };
+    assert_eq!(modes(), [0o640]);
+    fs::remove_file(&files(&log)[0]).unwrap();
+    daemon.signal(Signal::HUP);
+    wait_for("the file is made again", PATIENCE, || (!files(&log).is_empty()).then_some(()));
+    assert_eq!(modes(), [0o640]);
 }
 
 #[test]

@@ -57,6 +57,7 @@ mod import;
 mod kill_loop;
 mod logs;
 mod metrics;
+mod ownership;
 mod packages;
 mod recovery;
 mod repair;

@@ -36,9 +36,6 @@ use crate::wal::commit::InlineSlots;
 const FREE_WORKERS: usize = 1;
 /// Threads of the runtime that commits may block, at most.
 const MAX_INLINE_COMMITS: usize = 4;
-/// What others than owner and group may do with the files in a storage's directory: nothing. Who may read
-/// the data is for `[[access]]` to say. The directory itself stays open, for the socket may stand beside it.
-const FILE_MODE_MASK: u32 = 0o027;
 
 /// Why the daemon did not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -112,7 +109,8 @@ pub fn run(
     let handed_over = activation::take()?;
     let notifier = Notifier::from_environment();
     let locks = lock(&config.storages)?;
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(FILE_MODE_MASK));
+    // Behind the directories: they stay open, for the socket may stand beside one.
+    disk::set_file_mode_mask();
     let runtime = runtime()?;
     let _inside = runtime.enter();
     let shared = shared(&config.limits, &locks)?;

@@ -7,12 +7,25 @@
 //! What is relied on: `fdatasync` returns only when the file's bytes and its length are on stable
 //! storage; a directory's names are stable once the directory is synced; a rename replaces in one step.
 
+mod ownership;
+
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+pub use ownership::{Owner, give_directory, give_files, give_tree, owner_of};
+
+/// What others than owner and group may do with the files in a storage's directory: nothing. Who may read
+/// the data is for `[[access]]` to say.
+const FILE_MODE_MASK: u32 = 0o027;
+
+/// Sets the mode of everything that the process makes from now on.
+pub fn set_file_mode_mask() {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(FILE_MODE_MASK));
+}
 
 /// The operations on directories and names. Each fails with what the operating system says.
 #[allow(clippy::missing_errors_doc)]

@@ -6,6 +6,7 @@ mod journal;
 
 use std::fmt;
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +22,9 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{fmt as log, reload};
 
 use crate::config::{DaemonConfig, LogFormat};
+
+/// What the daemon's mask leaves of a later day's file.
+const FILE_MODE: u32 = 0o640;
 
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
@@ -137,13 +141,17 @@ fn appender(directory: &Path, max_files: usize) -> Result<RollingFileAppender, L
     // The builder makes it too, but first complains on standard error that it is not there. Where it cannot be made,
     // the builder says why.
     let _ = std::fs::create_dir_all(directory);
-    RollingFileAppender::builder()
+    let appender = RollingFileAppender::builder()
         .rotation(Rotation::DAILY)
         .filename_prefix("fastpersistd")
         .filename_suffix("log")
         .max_log_files(max_files)
         .build(directory)
-        .map_err(|source| LoggingError { directory: directory.to_owned(), source })
+        .map_err(|source| LoggingError { directory: directory.to_owned(), source })?;
+    let today = chrono::Utc::now().format("fastpersistd.%Y-%m-%d.log").to_string();
+    // The first one is made before the daemon's mask is set. One that is another user's stays as it is.
+    let _ = std::fs::set_permissions(directory.join(today), std::fs::Permissions::from_mode(FILE_MODE));
+    Ok(appender)
 }
 
 impl<'a> MakeWriter<'a> for LogFile {

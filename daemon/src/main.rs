@@ -86,6 +86,10 @@ fn main() -> ExitCode {
         }
     };
     if arguments.check_config {
+        if let Err(error) = config.check_log_dir() {
+            eprintln!("fastpersistd: {error}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
         println!("{}", config.summary());
         return ExitCode::SUCCESS;
     }

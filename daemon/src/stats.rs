@@ -81,9 +81,10 @@ impl StorageStats {
         self.jobs.note(JobKind::Flush, at, took, result);
     }
 
-    /// This is the newest backup that is known to be good; at the start, and whenever one is made.
-    pub fn note_verified_backup(&self, seq: u64, at: Timestamp) {
-        *self.verified_backup.lock() = Some(VerifiedBackup { seq, at });
+    /// This is the newest backup that is known to be good; at the start, and whenever one is made, verified or
+    /// removed.
+    pub fn note_verified_backup(&self, newest: Option<VerifiedBackup>) {
+        *self.verified_backup.lock() = newest;
     }
 
     /// So many torn ends were cut off a log.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::places;
 use super::raw::{RawAccess, RawConfig, RawDaemon, RawLimits, RawMetrics, RawStorage};
 use super::{
     AccessRule, Config, ConfigError, DaemonConfig, Limits, LogFormat, MetricsConfig, Overrides, Role,
@@ -82,7 +83,9 @@ impl Checker {
         if storages.is_empty() {
             return self.fail("no storage is configured; add [storage.NAME] with model and base_dir");
         }
-        self.no_shared_files(&storages)?;
+        if let Some(message) = places::conflict(&storages) {
+            return self.fail(message);
+        }
         let access = raw.access.into_iter().enumerate();
         let access = access.map(|(index, rule)| self.access(index, rule, &storages));
         let access = access.collect::<Checked<_>>()?;
@@ -348,62 +351,10 @@ impl Checker {
         }
         Ok(columns)
     }
-
-    fn no_shared_files(&self, storages: &[StorageConfig]) -> Checked<()> {
-        for (index, storage) in storages.iter().enumerate() {
-            for other in &storages[..index] {
-                let (a, b) = (&other.name, &storage.name);
-                if normalized(&storage.base_dir) == normalized(&other.base_dir) {
-                    let dir = storage.base_dir.display();
-                    return self.fail(format!(
-                        "storage.{a}.base_dir and storage.{b}.base_dir are both {dir}; each storage needs a directory of its own"
-                    ));
-                }
-                let roots = (&storage.parquet_path, &other.parquet_path);
-                if let (Some(own), Some(root)) = roots
-                    && normalized(own) == normalized(root)
-                {
-                    let root = root.display();
-                    return self.fail(format!(
-                        "storage.{a}.parquet_path and storage.{b}.parquet_path are both {root}; an export of one would remove files of the other"
-                    ));
-                }
-                if Path::new(&storage.db_path).is_absolute() && storage.db_path == other.db_path {
-                    let path = &storage.db_path;
-                    return self
-                        .fail(format!("storage.{a}.db_path and storage.{b}.db_path are both {path:?}"));
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 fn seconds(count: i64) -> Duration {
     Duration::from_secs(count as u64)
-}
-
-/// The real path where the directory exists, else the path without `.` and `..`.
-fn normalized(path: &Path) -> PathBuf {
-    if let Ok(real) = path.canonicalize() {
-        return real;
-    }
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let mut out = PathBuf::new();
-    for component in absolute.components() {
-        match component {
-            std::path::Component::ParentDir => {
-                out.pop();
-            }
-            other => out.push(other),
-        }
-    }
-    match (out.parent(), out.file_name()) {
-        (Some(parent), Some(name)) => {
-            parent.canonicalize().map_or_else(|_| out.clone(), |parent| parent.join(name))
-        }
-        _ => out,
-    }
 }
 
 fn default_base_dir() -> Option<PathBuf> {

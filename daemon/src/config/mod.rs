@@ -7,6 +7,7 @@
 
 mod changes;
 mod check;
+mod places;
 mod raw;
 mod summary;
 

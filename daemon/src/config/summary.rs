@@ -37,7 +37,7 @@ impl Config {
 
     /// What is allowed and probably not meant.
     pub fn warnings(&self) -> Vec<String> {
-        let mut out = Vec::new();
+        let mut out = Vec::from_iter(self.log_dir_warning());
         let socket = &self.daemon.socket;
         let length = socket.len();
         if !socket.starts_with('@') && length > MAX_SOCKET_PATH_BYTES {

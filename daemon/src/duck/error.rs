@@ -24,7 +24,7 @@ pub enum DuckError {
         path: PathBuf,
     },
     /// The file cannot be attached.
-    #[error("cannot open {}: {}; if it is damaged, move it aside and restore it from a backup", file.display(), Said(source))]
+    #[error("cannot open {}: {}; {}", file.display(), Said(source), advice(source))]
     Open {
         /// The file.
         file: PathBuf,
@@ -139,6 +139,17 @@ pub enum DuckError {
     /// Closing went wrong, in one way or in several.
     #[error("closing: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Close(Vec<DuckError>),
+}
+
+/// What to do about a file that cannot be opened.
+fn advice(source: &duckdb::Error) -> String {
+    if source.to_string().contains("Permission denied") {
+        return format!(
+            "the user with uid {} must be able to read and write it: see to whom it and its directory belong",
+            rustix::process::geteuid().as_raw()
+        );
+    }
+    "if it is damaged, move it aside and restore it from a backup".to_owned()
 }
 
 /// How DuckDB words it when a file's bytes are not those that it wrote.

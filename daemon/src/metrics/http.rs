@@ -1,12 +1,13 @@
 //! `GET /metrics` on a loopback address.
 //!
 //! Invariant: whoever asks, however slowly, takes a bounded part of the daemon: a few connections at a time, each
-//! for one request and a bounded time. The rest wait in the system's queue.
+//! for one request and a bounded time. Who has connected and does not ask makes room for who comes: the oldest goes.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -17,15 +18,15 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::Format;
 use super::publish::Source;
 
 /// Connections at a time.
-const MAX_CONNECTIONS: usize = 8;
+const MAX_CONNECTIONS: usize = 32;
 /// How long a client may take to send its request.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a connection may take in all.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a request may hold: a scraper's has a few hundred bytes.
@@ -73,20 +74,13 @@ impl Listener {
         if let Ok(address) = address {
             tracing::info!("metrics are at http://{address}/metrics");
         }
-        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         // Dropped with this future, and the connections with it.
-        let mut connections = tokio::task::JoinSet::new();
+        let mut connections = Connections::default();
         loop {
-            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-            while connections.try_join_next().is_some() {}
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let source = source.clone();
-                    connections.spawn(async move {
-                        let _slot = slot;
-                        // A scraper that is gone has asked for nothing any more.
-                        let _ = tokio::time::timeout(CONNECTION_TIMEOUT, serve_one(stream, source)).await;
-                    });
+                    connections.make_room().await;
+                    connections.serve(stream, source.clone());
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection for metrics could not be accepted");
@@ -97,8 +91,51 @@ impl Listener {
     }
 }
 
-async fn serve_one(stream: TcpStream, source: Source) {
-    let service = service_fn(|request| answer(request, source.clone()));
+/// The connections, the oldest first.
+#[derive(Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    open: Vec<Open>,
+}
+
+struct Open {
+    task: AbortHandle,
+    /// Whether its request has arrived.
+    has_asked: Arc<AtomicBool>,
+}
+
+impl Connections {
+    /// Leaves room for one more.
+    async fn make_room(&mut self) {
+        loop {
+            while self.tasks.try_join_next().is_some() {}
+            self.open.retain(|one| !one.task.is_finished());
+            if self.open.len() < MAX_CONNECTIONS {
+                return;
+            }
+            match self.open.iter().position(|one| !one.has_asked.load(Ordering::Relaxed)) {
+                Some(oldest) => self.open.remove(oldest).task.abort(),
+                None => drop(self.tasks.join_next().await),
+            }
+        }
+    }
+
+    fn serve(&mut self, stream: TcpStream, source: Source) {
+        let has_asked = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&has_asked);
+        let task = self.tasks.spawn(async move {
+            // A scraper that is gone has asked for nothing any more.
+            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, serve_one(stream, source, &asked)).await;
+        });
+        self.open.push(Open { task, has_asked });
+    }
+}
+
+async fn serve_one(stream: TcpStream, source: Source, has_asked: &AtomicBool) {
+    let service = service_fn(|request| {
+        has_asked.store(true, Ordering::Relaxed);
+        answer(request, source.clone())
+    });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::config::{self, Config, Overrides, StorageConfig};
 use crate::daemon::{self, DaemonError};
 use crate::dir_lock::{DirLock, LockError};
+use crate::disk;
 use crate::storage::partition::Shared;
 
 /// Why offline work ended before its time.
@@ -75,6 +76,7 @@ pub fn hold(overrides: &Overrides, storage: Option<&str>) -> Result<Held, Offlin
         let message = format!("{} is not there; nothing was ever stored", storage.base_dir.display());
         return Err(OfflineError::Config(message));
     }
+    disk::set_file_mode_mask();
     let lock = DirLock::acquire(&storage.base_dir)?;
     let shared = daemon::shared(&config.limits, std::slice::from_ref(&lock))?;
     Ok(Held { config: storage, shared, _lock: lock })

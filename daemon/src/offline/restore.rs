@@ -29,8 +29,6 @@ const CHUNK_BYTES: usize = 64 << 20;
 const CHUNK_RECORDS: u64 = 200_000;
 /// How the name of a directory ends that is not complete.
 const INCOMPLETE_SUFFIX: &str = ".incomplete";
-/// The same mask as the daemon's: what is restored is for owner and group.
-const FILE_MODE_MASK: u32 = 0o027;
 const COPY_BYTES: usize = 1 << 20;
 
 /// The arguments.
@@ -84,7 +82,7 @@ pub fn run(args: &RestoreArgs, overrides: &Overrides) -> Result<(), Failure> {
     let moment = moment(args, storage)?;
     // Without a slash at its end: what stands beside it has its name and more.
     let to: PathBuf = args.to.components().collect();
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(FILE_MODE_MASK));
+    disk::set_file_mode_mask();
     check_target(&to, storage)?;
     let incomplete = with_suffix(&to, INCOMPLETE_SUFFIX);
     let engine = Engine::open(&EngineSettings {
@@ -111,8 +109,10 @@ pub fn run(args: &RestoreArgs, overrides: &Overrides) -> Result<(), Failure> {
         say("nothing was written: this is a dry run");
         return Ok(());
     }
+    let missing: Vec<_> = to.ancestors().skip(1).filter(|above| !exists(above)).collect();
     let built = Builder { engine: &engine, planner: &planner, incomplete: &incomplete }.build(plans);
-    built.and_then(|()| finish(&incomplete, &to)).inspect_err(|_| {
+    let given = built.and_then(|()| give(&incomplete, &missing, storage));
+    given.and_then(|()| finish(&incomplete, &to)).inspect_err(|_| {
         // What is left says by its name that it is incomplete; that is all that matters here.
         let _ = std::fs::remove_dir_all(&incomplete);
     })?;
@@ -236,6 +236,19 @@ fn tell(storage: &StorageConfig, moment: Moment, plans: &[Plan]) -> String {
 
 fn count(records: u64) -> String {
     if records == 1 { "1 record".to_owned() } else { format!("{records} records") }
+}
+
+fn exists(path: &Path) -> bool {
+    path.as_os_str().is_empty() || path.exists()
+}
+
+/// What root restores is for the user to whom the storage belongs, with the directories made above it.
+fn give(incomplete: &Path, above: &[&Path], storage: &StorageConfig) -> Result<(), Failure> {
+    let owner = disk::owner_of(&storage.base_dir).map_err(Failure::io(&storage.base_dir))?;
+    for directory in above {
+        disk::give_directory(directory, owner).map_err(Failure::io(directory))?;
+    }
+    disk::give_tree(incomplete, owner).map_err(Failure::io(incomplete))
 }
 
 /// Gives the complete directory its name.

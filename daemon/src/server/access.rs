@@ -6,6 +6,8 @@
 //!
 //! Invariant: a peer whose uid is hidden behind a user namespace (the overflow uid) gets nothing.
 
+use std::sync::OnceLock;
+
 use fastpersist_protocol::request::Op;
 
 use crate::config::{AccessRule, Config, Role, Subject};
@@ -14,29 +16,33 @@ use crate::config::{AccessRule, Config, Role, Subject};
 const OVERFLOW_UID: u32 = 65534;
 
 /// The peer of a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Peer {
     /// Its user.
     pub uid: u32,
-    /// Its groups: the primary one, and those that the user database adds.
-    pub gids: Vec<u32>,
     /// Its process, where the kernel tells.
     pub pid: Option<i32>,
+    gid: u32,
+    gids: OnceLock<Vec<u32>>,
 }
 
 impl Peer {
-    /// The peer with this user and primary group; its other groups are looked up where the rules ask.
-    pub fn new(uid: u32, gid: u32, pid: Option<i32>, access: &AccessTable) -> Self {
-        if !access.asks_for_groups() {
-            return Self { uid, gids: vec![gid], pid };
-        }
-        let user = uzers::get_user_by_uid(uid);
-        let groups = user.and_then(|user| uzers::get_user_groups(user.name(), gid)).unwrap_or_default();
-        let mut gids: Vec<u32> = groups.iter().map(uzers::Group::gid).collect();
-        if !gids.contains(&gid) {
-            gids.push(gid);
-        }
-        Self { uid, gids, pid }
+    /// The peer with this user and primary group. Its other groups are looked up when a rule first asks.
+    pub fn new(uid: u32, gid: u32, pid: Option<i32>) -> Self {
+        Self { uid, pid, gid, gids: OnceLock::new() }
+    }
+
+    /// Its groups: the primary one, and those that the user database adds.
+    fn gids(&self) -> &[u32] {
+        self.gids.get_or_init(|| {
+            let user = uzers::get_user_by_uid(self.uid);
+            let groups = user.and_then(|user| uzers::get_user_groups(user.name(), self.gid));
+            let mut gids: Vec<u32> = groups.unwrap_or_default().iter().map(uzers::Group::gid).collect();
+            if !gids.contains(&self.gid) {
+                gids.push(self.gid);
+            }
+            gids
+        })
     }
 }
 
@@ -69,7 +75,7 @@ impl AccessTable {
         let applies = |rule: &&AccessRule| {
             let subject = match rule.subject {
                 Subject::Uid(uid) => uid == peer.uid,
-                Subject::Gid(gid) => peer.gids.contains(&gid),
+                Subject::Gid(gid) => peer.gids().contains(&gid),
             };
             let on_storage = match (&rule.storages, storage) {
                 (None, _) => true,
@@ -84,10 +90,6 @@ impl AccessTable {
             _ => rule.role,
         };
         self.rules.iter().filter(applies).map(limited).max().unwrap_or(self.default_role)
-    }
-
-    fn asks_for_groups(&self) -> bool {
-        self.rules.iter().any(|rule| matches!(rule.subject, Subject::Gid(_)))
     }
 
     fn names_uid(&self, uid: u32) -> bool {
@@ -125,7 +127,7 @@ mod tests {
     }
 
     fn peer(uid: u32, gids: &[u32]) -> Peer {
-        Peer { uid, gids: gids.to_vec(), pid: None }
+        Peer { uid, pid: None, gid: 0, gids: OnceLock::from(gids.to_vec()) }
     }
 
     #[test]
@@ -156,6 +158,26 @@ mod tests {
         assert_eq!(table.role(&peer(2, &[]), Some("other")), Role::None);
         assert_eq!(table.role(&peer(2, &[]), None), Role::Reader, "an admin of one storage may ping");
         assert_eq!(table.role(&peer(3, &[8]), Some("jobs")), Role::None);
+    }
+
+    #[test]
+    fn a_rule_for_a_group_that_comes_later_counts_for_who_is_here() {
+        // Whoever is in a second group by the user database.
+        let groups_of = |user: &uzers::User| {
+            uzers::get_user_groups(user.name(), user.primary_group_id()).unwrap_or_default()
+        };
+        let in_a_second_group = (1..=1000).filter_map(uzers::get_user_by_uid).find_map(|user| {
+            let second = groups_of(&user).iter().map(uzers::Group::gid).find(|g| *g != user.primary_group_id());
+            second.map(|gid| (user, gid))
+        });
+        let Some((user, gid)) = in_a_second_group else {
+            eprintln!("skipped: no user of this machine is in a second group");
+            return;
+        };
+        let peer = Peer::new(user.uid(), user.primary_group_id(), None);
+        assert_eq!(table(Role::None, Vec::new()).role(&peer, None), Role::None);
+        let rule = AccessRule { subject: Subject::Gid(gid), role: Role::Reader, storages: None };
+        assert_eq!(table(Role::None, vec![rule]).role(&peer, None), Role::Reader);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::{Kind, Storage};
 use crate::backup::manifest::{self, Found, Manifest, ManifestError, State};
 use crate::backup::{BackupError, retention, verify};
 use crate::schedule::{self, JobKind};
+use crate::stats::VerifiedBackup;
 
 /// By how much the thread steps back behind those that answer clients.
 const BACKUP_NICE: i32 = 5;
@@ -125,13 +126,14 @@ impl Storage {
         taken
     }
 
-    /// Tells `stats` of the newest backup that counts as verified.
+    /// Tells `stats` of the newest backup that counts as verified, or that there is none any more.
     pub(super) fn note_newest_backup(&self) {
-        let found = manifest::list(&*self.shared.disk, &self.config.base_dir).unwrap_or_default();
+        // Where they cannot be listed, nothing new is known.
+        let Ok(found) = manifest::list(&*self.shared.disk, &self.config.base_dir) else { return };
         let newest = found.iter().filter(|one| one.is_verified()).max_by_key(|one| one.manifest.created_at);
-        if let Some(Found { manifest, .. }) = newest {
-            self.stats.note_verified_backup(manifest.seq, manifest.created_at);
-        }
+        let newest = newest
+            .map(|one| VerifiedBackup { seq: one.manifest.seq, at: one.manifest.created_at });
+        self.stats.note_verified_backup(newest);
     }
 
     /// The backups that there are, by name. They are looked at, not read: one counts as verified that was
@@ -175,7 +177,9 @@ impl Storage {
             }
             verified.map(|()| Some(found.manifest))
         });
-        verified.await?.ok_or_else(unknown)
+        let verified = verified.await;
+        self.note_newest_backup();
+        verified?.ok_or_else(unknown)
     }
 
     /// Removes the backups that are older than `retain_days`, but never the newest verified one, and a
@@ -185,7 +189,7 @@ impl Storage {
     /// When something cannot be removed; it is tried again the next time.
     pub async fn apply_retention(&self) -> Result<Removed, BackupError> {
         let config = Arc::clone(&self.config);
-        self.in_turn(move |shared| {
+        let removed = self.in_turn(move |shared| {
             let (disk, model) = (&*shared.disk, config.model());
             let today = schedule::day_of(shared.clock.now(), config.timezone);
             let rule =
@@ -205,8 +209,10 @@ impl Storage {
                 removed.empty_directories = remove_empty_days(&shared, &config.base_dir, today)?;
             }
             Ok(removed)
-        })
-        .await
+        });
+        let removed = removed.await;
+        self.note_newest_backup();
+        removed
     }
 
     /// Runs work on backups, one at a time, on a thread of its own that steps back behind those that answer

@@ -3,6 +3,8 @@
 //! Invariant: at most one open [`Partition`] per date. A date's slot is locked while its partition is
 //! opened or closed, so whoever comes meanwhile waits for the outcome.
 
+mod closing;
+
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use fastpersist_protocol::time::Date;
 use parking_lot::Mutex;
+
+use closing::Closing;
 
 use super::StorageError;
 use super::feed::{Feed, Watching};
@@ -25,11 +29,11 @@ use crate::stats::StorageStats;
 use crate::wal::recover::RecoverError;
 use crate::wal::{Place, horizon, segment};
 
-/// How long a date stays open without being used.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
-
 /// How soon to look again for a date that can be closed.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// How soon to try again to close a date whose flush failed.
+const FLUSH_AGAIN: Duration = Duration::from_secs(1);
 
 type Slot = Arc<tokio::sync::Mutex<Option<Arc<Partition>>>>;
 
@@ -393,6 +397,7 @@ impl Dated {
     async fn make_room(&self) -> Result<(), StorageError> {
         let max = self.shared.limits.max_open_dates;
         let begun = Instant::now();
+        let mut failed: HashMap<Date, Instant> = HashMap::new();
         loop {
             let mut open: Vec<_> = {
                 let open = self.open.lock();
@@ -404,7 +409,14 @@ impl Dated {
             open.sort_unstable();
             let mut closed = false;
             for (_, date) in open.iter().rev() {
-                closed = self.close_if_unused(*date, Duration::ZERO).await;
+                if failed.get(date).is_some_and(|at| at.elapsed() < FLUSH_AGAIN) {
+                    continue;
+                }
+                match self.close_if_unused(*date, Duration::ZERO).await {
+                    Closing::Closed => closed = true,
+                    Closing::InUse => {}
+                    Closing::NotFlushed => drop(failed.insert(*date, Instant::now())),
+                }
                 if closed {
                     break;
                 }
@@ -417,44 +429,5 @@ impl Dated {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
         }
-    }
-
-    /// Closes the dates that nobody has used for a while; answers how many.
-    pub async fn close_idle(&self) -> u64 {
-        let mut closed = 0;
-        let dates: Vec<Date> = self.open.lock().keys().copied().collect();
-        for date in dates {
-            closed += u64::from(self.close_if_unused(date, IDLE_TIMEOUT).await);
-        }
-        closed
-    }
-
-    /// Closes a date's partition, unless somebody holds it or used it lately; answers whether it did.
-    async fn close_if_unused(&self, date: Date, idle: Duration) -> bool {
-        let Some(slot) = self.slots.lock().get(&date).cloned() else { return false };
-        // A slot that is locked is being opened, or closed already.
-        let Ok(mut open) = slot.try_lock() else { return false };
-        let Some(partition) = &*open else { return false };
-        let partition = {
-            let mut map = self.open.lock();
-            // The slot's, the map's, and nobody else's.
-            if Arc::strong_count(partition) > 2 || partition.idle_for() < idle {
-                return false;
-            }
-            map.remove(&date);
-            Arc::clone(partition)
-        };
-        let closed = Arc::clone(&partition);
-        let closing = tokio::task::spawn_blocking(move || partition.close());
-        match closing.await {
-            Ok(Ok(())) => self.note_settled(&closed),
-            Ok(Err(error)) => {
-                // Nothing is lost: opening it again replays the log.
-                tracing::warn!(storage = %self.config.name, %date, %error, "a date was closed without a flush");
-            }
-            Err(_) => tracing::error!(storage = %self.config.name, %date, "closing a date panicked"),
-        }
-        *open = None;
-        true
     }
 }

@@ -18,6 +18,7 @@ use fastpersist_protocol::time::Date;
 
 use super::{Held, OfflineError, hold};
 use crate::config::Overrides;
+use crate::disk;
 use crate::storage::partition::rebuild::Case;
 use crate::storage::partition::{Layout, losses};
 use crate::storage::schema::Model;
@@ -76,9 +77,33 @@ impl Work {
 /// See [`OfflineError`]; [`OfflineError::Person`] where somebody must agree and nobody can be asked.
 pub fn run(args: &RepairArgs, overrides: &Overrides) -> Result<(), OfflineError> {
     let held = hold(overrides, args.storage.as_deref())?;
+    let done = repair(args, &held);
+    // Also what was made before something failed.
+    let given = give(&held);
+    done.and(given)
+}
+
+/// What root made is for the user to whom the storage belongs, also what an interrupted run has left.
+fn give(held: &Held) -> Result<(), OfflineError> {
+    let base = &held.config.base_dir;
+    let owner = disk::owner_of(base).map_err(OfflineError::io(base.display()))?;
+    disk::give_tree(base, owner).map_err(OfflineError::io(base.display()))?;
+    for layout in layouts(held)? {
+        for file in layout.files.paths().filter(|file| !file.starts_with(base)) {
+            let directory = disk::parent_of(file);
+            if let (true, Some(name)) = (directory.is_dir(), file.file_name()) {
+                disk::give_files(directory, &name.to_string_lossy(), owner)
+                    .map_err(OfflineError::io(directory.display()))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn repair(args: &RepairArgs, held: &Held) -> Result<(), OfflineError> {
     let mut works = Vec::new();
-    for layout in layouts(&held)? {
-        works.extend(Some(examine(&held, layout)?).filter(Work::is_needed));
+    for layout in layouts(held)? {
+        works.extend(Some(examine(held, layout)?).filter(Work::is_needed));
     }
     let storage = &held.config.name;
     if works.is_empty() {
@@ -99,7 +124,7 @@ pub fn run(args: &RepairArgs, overrides: &Overrides) -> Result<(), OfflineError>
         return Err(OfflineError::Person("nothing was changed".to_owned()));
     }
     for work in &works {
-        mend(&held, work)?;
+        mend(held, work)?;
     }
     say(&if works.iter().all(|work| work.source == Source::Unreadable && work.mending.damages.is_empty()) {
         "nothing was changed: there is nothing better than what is there\n".to_owned()

@@ -213,3 +213,34 @@ async fn a_date_whose_backup_went_is_not_backed_up_again_until_it_changes() {
     assert_eq!(storage.list_backups().expect("listed").len(), 2);
     storage.close().await.expect("closed");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_was_found_damaged_does_not_count_until_it_is_sound_again() {
+    let place = Place::new("collection");
+    place.fill(place.collection(), 20);
+    let storage = place.open();
+    let mut days = Vec::new();
+    for _ in 0..2 {
+        days.push(storage.backup(None).await.expect("a backup").remove(0));
+        place.clock.pass_days(1);
+    }
+    let counts = || storage.stats().verified_backup().map(|newest| newest.at);
+    let flip = |day: &Manifest| {
+        let directory = place.dir.path().join("s").join(day.backup.to_string());
+        let file = directory.join("storage_history.duckdb.backup");
+        let mut bytes = fs::read(&file).expect("read");
+        bytes[5000] ^= 0xff;
+        fs::write(&file, bytes).expect("written");
+    };
+    assert_eq!(counts(), Some(days[1].created_at));
+    for (day, left) in [(&days[1], Some(days[0].created_at)), (&days[0], None)] {
+        flip(day);
+        let verified = storage.verify_backup(&day.backup.to_string()).await;
+        assert!(matches!(verified, Err(BackupError::Damaged { .. })), "{verified:?}");
+        assert_eq!(counts(), left);
+    }
+    flip(&days[1]);
+    storage.verify_backup(&days[1].backup.to_string()).await.expect("sound");
+    assert_eq!(counts(), Some(days[1].created_at));
+    storage.close().await.expect("closed");
+}
