@@ -18,7 +18,7 @@ use super::partition::backup::{is_covered, waits_for_backups};
 use super::partition::{FlushError, Layout, OpenError, Partition, Shared, notes};
 use super::settled::{SETTLED_FILE, forget_settled, read_settled};
 use crate::config::StorageConfig;
-use crate::disk::{self, Disk};
+use crate::disk;
 use crate::duck::Files;
 use crate::latch::Latch;
 use crate::stats::StorageStats;

@@ -205,7 +205,7 @@ fn tell(error: &DuckError, date: Option<Date>, report: &mut HealthReport) {
         if !report.problems.iter().any(told) {
             report.add(date, ProblemKind::FileDamaged, format!("{file} is damaged: {text}. {REBUILT}"));
         }
-    } else if text.contains("Could not set lock") {
+    } else if error.is_in_use() {
         report.add(date, ProblemKind::FileInUse, text);
     } else {
         report.add(date, ProblemKind::FileUnreadable, text);
