@@ -1,7 +1,8 @@
 //! Whether a storage is as it should be, and what is not.
 //!
 //! A quick look opens every file, of closed dates too, compares counts and watermarks, and asks whether what
-//! happens by itself does. A deep one reads every column of every row and every line of the log besides.
+//! happens by itself does. A deep one reads every column of every row, every line of the log and the backups
+//! besides: of a collection the newest, of a dated storage that of every date.
 //!
 //! Invariants: nothing is changed, but for a note beside a file that turned out to be damaged; nobody who
 //! writes waits for it, but for a date that is opened while its file is being attached.
@@ -46,6 +47,8 @@ pub enum ProblemKind {
     WalDamaged,
     /// There is no verified backup that is new enough.
     BackupMissing,
+    /// A backup that is needed cannot be restored from.
+    BackupDamaged,
 }
 
 impl ProblemKind {
@@ -65,6 +68,7 @@ impl ProblemKind {
             Self::RowCountMismatch => "row_count_mismatch",
             Self::WalDamaged => "wal_damaged",
             Self::BackupMissing => "backup_missing",
+            Self::BackupDamaged => "backup_damaged",
         }
     }
 }
@@ -114,6 +118,12 @@ impl Storage {
     pub async fn check_health(self: &Arc<Self>, deep: bool, jobs: &[JobReport]) -> HealthReport {
         let mut report = HealthReport::default();
         self.look_at_jobs(jobs, &mut report);
+        if deep
+            && self.config.backup
+            && let Err(error) = self.verify_bytes().await
+        {
+            report.add(None, ProblemKind::FileUnreadable, format!("the backups: {error}"));
+        }
         let storage = Arc::clone(self);
         let look = move || {
             storage.look_at_files(deep, &mut report);
