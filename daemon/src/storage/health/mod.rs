@@ -151,8 +151,7 @@ impl Storage {
         for job in jobs {
             let name = job.kind.as_str();
             if job.failures > 0 {
-                let error = job.last.as_ref().and_then(|last| last.result.as_ref().err());
-                let error = error.map_or("the daemon's log says why", String::as_str);
+                let error = job.error.as_deref().unwrap_or("the daemon's log says why");
                 let message =
                     format!("{name} failed {} times in a row: {error}; it is tried again", job.failures);
                 report.add(None, ProblemKind::JobFailed, message);
