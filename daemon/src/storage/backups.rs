@@ -292,4 +292,4 @@ fn remove_empty_days(shared: &Shared, base_dir: &std::path::Path, today: Date) -
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -3,11 +3,13 @@
 //! Invariant: at most one open [`Partition`] per date. A date's slot is locked while its partition is
 //! opened or closed, so whoever comes meanwhile waits for the outcome.
 
+mod room;
+
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
 
 use fastpersist_protocol::time::Date;
 use parking_lot::Mutex;
@@ -25,12 +27,6 @@ use crate::stats::StorageStats;
 use crate::wal::recover::RecoverError;
 use crate::wal::{Place, horizon, segment};
 
-/// How long a date stays open without being used.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
-
-/// How soon to look again for a date that can be closed.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
-
 type Slot = Arc<tokio::sync::Mutex<Option<Arc<Partition>>>>;
 
 /// The partitions of a dated storage.
@@ -42,6 +38,8 @@ pub struct Dated {
     slots: Mutex<HashMap<Date, Slot>>,
     /// The same partitions, for whoever must not wait for a slot.
     open: Mutex<HashMap<Date, Arc<Partition>>>,
+    /// How many are being opened or closed; changed while `open` is locked.
+    between: AtomicUsize,
     /// The feeds of dates that are open or followed.
     feeds: Mutex<HashMap<Date, Weak<Feed>>>,
     /// Dates that were closed and not exported since.
@@ -79,6 +77,7 @@ impl Dated {
             stats: Arc::clone(stats),
             slots: Mutex::default(),
             open: Mutex::default(),
+            between: AtomicUsize::new(0),
             feeds: Mutex::default(),
             unexported: Mutex::default(),
             latch: Arc::default(),
@@ -280,9 +279,18 @@ impl Dated {
             partition.touch();
             return Ok(Arc::clone(partition));
         }
-        self.make_room().await?;
+        let opened = self.open_in_room(date).await;
+        *open = opened.as_ref().ok().cloned();
+        drop(open);
+        if opened.is_err() {
+            self.forget_unused_slot(date, &slot);
+        }
+        opened
+    }
+
+    async fn open_in_room(&self, date: Date) -> Result<Arc<Partition>, StorageError> {
+        let _place = self.make_room().await?;
         let partition = tokio::task::block_in_place(|| self.open_blocking(date))?;
-        *open = Some(Arc::clone(&partition));
         self.open.lock().insert(date, Arc::clone(&partition));
         Ok(partition)
     }
@@ -328,7 +336,10 @@ impl Dated {
             return None;
         }
         // The map's and ours; whoever waits holds another one.
-        Some(work(&|| Arc::strong_count(&slot) <= 2))
+        let done = work(&|| Arc::strong_count(&slot) <= 2);
+        drop(open);
+        self.forget_unused_slot(date, &slot);
+        Some(done)
     }
 
     /// The date's feed. It lives as long as the partition is open or somebody follows it.
@@ -400,77 +411,7 @@ impl Dated {
         }
         Ok(dates)
     }
-
-    /// Closes the date that was not used for the longest time, where the limit is reached; waits for one as
-    /// long as a writer waits for room in memory.
-    async fn make_room(&self) -> Result<(), StorageError> {
-        let max = self.shared.limits.max_open_dates;
-        let begun = Instant::now();
-        loop {
-            let mut open: Vec<_> = {
-                let open = self.open.lock();
-                open.iter().map(|(date, partition)| (partition.idle_for(), *date)).collect()
-            };
-            if open.len() < max {
-                return Ok(());
-            }
-            open.sort_unstable();
-            let mut closed = false;
-            for (_, date) in open.iter().rev() {
-                closed = self.close_if_unused(*date, Duration::ZERO).await;
-                if closed {
-                    break;
-                }
-            }
-            if !closed && begun.elapsed() >= self.shared.limits.busy_wait {
-                return Err(StorageError::TooManyDates { open: open.len(), max });
-            }
-            if !closed {
-                // Those in use are so for a moment, mostly: a commit, a look of the keeper.
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
-        }
-    }
-
-    /// Closes the dates that nobody has used for a while; answers how many.
-    pub async fn close_idle(&self) -> u64 {
-        let mut closed = 0;
-        let dates: Vec<Date> = self.open.lock().keys().copied().collect();
-        for date in dates {
-            closed += u64::from(self.close_if_unused(date, IDLE_TIMEOUT).await);
-        }
-        closed
-    }
-
-    /// Closes a date's partition, unless somebody holds it or used it lately; answers whether it did.
-    async fn close_if_unused(&self, date: Date, idle: Duration) -> bool {
-        let Some(slot) = self.slots.lock().get(&date).cloned() else { return false };
-        // A slot that is locked is being opened, or closed already.
-        let Ok(mut open) = slot.try_lock() else { return false };
-        let Some(partition) = &*open else { return false };
-        let partition = {
-            let mut map = self.open.lock();
-            // The slot's, the map's, and nobody else's.
-            if Arc::strong_count(partition) > 2 || partition.idle_for() < idle {
-                return false;
-            }
-            map.remove(&date);
-            Arc::clone(partition)
-        };
-        let closed = Arc::clone(&partition);
-        let closing = tokio::task::spawn_blocking(move || partition.close());
-        match closing.await {
-            Ok(Ok(())) => self.note_settled(&closed),
-            Ok(Err(error)) => {
-                // Nothing is lost: opening it again replays the log.
-                tracing::warn!(storage = %self.config.name, %date, %error, "a date was closed without a flush");
-            }
-            Err(_) => tracing::error!(storage = %self.config.name, %date, "closing a date panicked"),
-        }
-        if closed.is_unexported() {
-            self.unexported.lock().insert(date);
-        }
-        *open = None;
-        true
-    }
 }
+
+#[cfg(test)]
+mod tests;
