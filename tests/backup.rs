@@ -9,7 +9,9 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::harness::{Config, Conn, PATIENCE, Site, binary, files, is_stamp, python, wait_for};
+use crate::harness::{
+    Config, Conn, PATIENCE, Site, binary, faults::health, files, is_stamp, python, wait_for,
+};
 
 /// Nothing is flushed or backed up by itself.
 const QUIET: &str = "batch_size = 1000000\nduckdb_flush_interval_seconds = 3600";
@@ -183,6 +185,7 @@ fn a_damaged_backup_is_told_and_never_used_again_until_a_new_one_is_taken() {
     let error = conn.refused(&verify, "not_found");
     assert!(error["damaged"].as_str().unwrap().contains("storage_history.duckdb.backup"), "{error}");
     assert_eq!(listed(&mut conn)[0]["verified"], false);
+    health(&mut conn, false, &["backup_damaged"]);
     conn.refused(&verify, "not_found");
     let (code, out, said) = restore_dry(&site);
     assert!(code == 0 && out.contains("backup: none is used"), "{out}{said}");
@@ -190,11 +193,26 @@ fn a_damaged_backup_is_told_and_never_used_again_until_a_new_one_is_taken() {
     flip_a_byte(&file);
     conn.ok(&verify);
     assert_eq!(listed(&mut conn)[0]["verified"], true);
+    health(&mut conn, false, &[]);
     File::options().write(true).open(&file).unwrap().set_len(100).unwrap();
     assert_eq!(listed(&mut conn)[0]["verified"], false);
+    health(&mut conn, false, &["backup_damaged"]);
     back_up(&mut conn);
     conn.ok(&verify);
     assert_eq!(listed(&mut conn)[0]["verified"], true);
+    health(&mut conn, false, &[]);
+    // Rot that nobody has asked about is found by the deep look.
+    flip_a_byte(&file);
+    health(&mut conn, false, &[]);
+    health(&mut conn, true, &["backup_damaged"]);
+    assert_eq!(listed(&mut conn)[0]["verified"], false);
+    back_up(&mut conn);
+    // Without its manifest nobody knows what a backup is.
+    std::fs::write(file.with_file_name("backup.json"), "{").unwrap();
+    health(&mut conn, false, &["backup_damaged"]);
+    assert!(conn.refused(&verify, "not_found")["damaged"].is_string());
+    back_up(&mut conn);
+    health(&mut conn, true, &[]);
 }
 
 fn restore_dry(site: &Site) -> (i32, String, String) {

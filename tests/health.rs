@@ -218,3 +218,24 @@ fn what_is_wrong_with_a_closed_date_is_found() {
     conn.ok(json!({"op": "flush"}));
     health(&mut conn, true, &["wal_damaged"]);
 }
+
+#[test]
+fn notes_beside_the_log_that_tell_nothing_are_told() {
+    let site = Site::new(&Config::new().dated("jobs", ""));
+    let daemon = site.start();
+    let store = json!({"op": "store", "date": DAY, "key": "k", "data": {}});
+    daemon.connect().ok(&store);
+    daemon.stop();
+    let directory = site.path("jobs").join(DAY);
+    assert_eq!(fs::read_to_string(directory.join("settled")).unwrap(), "1\n");
+    fs::write(directory.join("settled"), "x").unwrap();
+    let daemon = site.start();
+    let mut conn = daemon.connect();
+    let answer = health(&mut conn, false, &["file_unreadable"]);
+    assert!(answer["problems"][0]["message"].as_str().unwrap().contains("settled"), "{answer}");
+    conn.ok(&store);
+    health(&mut conn, false, &[]);
+    fs::write(directory.join("log_removed_through"), "x").unwrap();
+    let answer = health(&mut conn, false, &["file_unreadable"]);
+    assert!(answer["problems"][0]["message"].as_str().unwrap().contains("log_removed_through"), "{answer}");
+}

@@ -52,6 +52,22 @@ pub fn verify(engine: &Arc<Engine>, found: &Found) -> Result<(), BackupError> {
     Ok(())
 }
 
+/// Compares the bytes of a backup's files with its manifest, for as long as `go_on` says so; answers what
+/// differs, in words. A file that has the bytes with which it was verified is what it was.
+pub fn check_files(found: &Found, go_on: &dyn Fn() -> bool) -> Option<String> {
+    for (entry, path) in found.manifest.files.iter().zip(&found.paths) {
+        let differs = match sha256_while(path, go_on) {
+            Ok(Some((bytes, sha256))) => compare_bytes(entry, bytes, &sha256).err(),
+            Ok(None) => return None,
+            Err(error) => Some(format!("{} cannot be read: {error}", entry.file)),
+        };
+        if differs.is_some() {
+            return differs;
+        }
+    }
+    None
+}
+
 /// What differs, in words.
 pub(crate) fn check_bytes(entry: &BackupFile, path: &Path) -> Result<(), String> {
     let (bytes, sha256) =
@@ -75,18 +91,24 @@ pub(crate) fn compare_bytes(entry: &BackupFile, bytes: u64, sha256: &str) -> Res
 
 /// A file's length and SHA-256. The file must not be one that the daemon has attached.
 pub(crate) fn sha256_of(path: &Path) -> io::Result<(u64, String)> {
+    Ok(sha256_while(path, &|| true)?.unwrap_or_default())
+}
+
+/// As [`sha256_of`]; `None` where it was not to go on.
+fn sha256_while(path: &Path, go_on: &dyn Fn() -> bool) -> io::Result<Option<(u64, String)>> {
     let mut file = File::open(path)?;
     let mut hasher = Sha256::new();
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut bytes = 0;
-    loop {
+    while go_on() {
         let length = file.read(&mut chunk)?;
         if length == 0 {
-            return Ok((bytes, hex(&hasher.finalize())));
+            return Ok(Some((bytes, hex(&hasher.finalize()))));
         }
         hasher.update(&chunk[..length]);
         bytes += length as u64;
     }
+    Ok(None)
 }
 
 /// Bytes as `sha256sum` prints them.

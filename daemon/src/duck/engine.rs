@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use duckdb::{Config, Connection};
 use parking_lot::Mutex;
@@ -39,6 +40,11 @@ const SETTINGS: &str = "
     SET GLOBAL preserve_insertion_order = false;
     SET GLOBAL arrow_large_buffer_size = true;
 ";
+
+/// How long attaching waits for a file that another connection's transaction still holds, and how it looks again.
+const ATTACH_PATIENCE: Duration = Duration::from_secs(5);
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 static VERSION: OnceLock<String> = OnceLock::new();
 
@@ -123,12 +129,32 @@ impl Engine {
         self.attach_as(path, alias, ", READ_ONLY")
     }
 
+    /// A file that was detached stays with DuckDB as long as a transaction takes part in it, and one that has
+    /// looked through `duckdb_columns()` takes part in every file that was attached then. That passes.
     fn attach_as(&self, path: &Path, alias: &str, option: &str) -> Result<(), DuckError> {
+        let begun = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.try_attach(path, alias, option) {
+                Err(error @ DuckError::InUse { .. }) if error.is_held() => {
+                    if begun.elapsed() >= ATTACH_PATIENCE {
+                        return Err(error);
+                    }
+                }
+                result => return result,
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Attaches a file if that is possible now.
+    pub(super) fn try_attach(&self, path: &Path, alias: &str, option: &str) -> Result<(), DuckError> {
         // A relative path may look like an extension's prefix (`sqlite:x`) or a URL; an absolute one cannot.
         let absolute = std::path::absolute(path).map_err(|_| DuckError::Path { path: path.to_owned() })?;
         let sql = format!("ATTACH {} AS {alias} (TYPE duckdb{option})", quote_text(utf8(&absolute)?));
-        let open = |source| DuckError::Open { file: path.to_owned(), source: Box::new(source) };
-        self.base.lock().execute_batch(&sql).map_err(open)
+        let attached = self.base.lock().execute_batch(&sql);
+        attached.map_err(|source| DuckError::opening(path, source))
     }
 
     /// Detaches a file; one that is not attached is no error.

@@ -31,6 +31,14 @@ pub enum DuckError {
         /// What DuckDB said.
         source: Box<duckdb::Error>,
     },
+    /// The file is whole, but somebody holds it.
+    #[error("{} is in use: {}; nothing is wrong with it, try again when that is over", file.display(), Said(source))]
+    InUse {
+        /// The file.
+        file: PathBuf,
+        /// What DuckDB said.
+        source: Box<duckdb::Error>,
+    },
     /// A file that must be there is not, or it is empty.
     #[error("{} is missing or empty, but {evidence}; restore it from a backup", file.display())]
     Missing {
@@ -156,7 +164,28 @@ fn advice(source: &duckdb::Error) -> String {
 const SIGNS_OF_DAMAGE: &[&str] =
     &["not a valid duckdb", "corrupt", "checksum", "serialization", "could not read enough", "header"];
 
+/// How DuckDB words it when another program has a file open.
+const LOCKED: &str = "Could not set lock";
+/// How it words it when it has not let go of a file itself.
+const HELD: &str = "Unique file handle conflict";
+
 impl DuckError {
+    /// What DuckDB said when a file was to be attached.
+    pub(super) fn opening(file: &Path, source: duckdb::Error) -> Self {
+        let text = source.to_string();
+        let (file, source) = (file.to_owned(), Box::new(source));
+        if text.contains(LOCKED) || text.contains(HELD) {
+            Self::InUse { file, source }
+        } else {
+            Self::Open { file, source }
+        }
+    }
+
+    /// Whether it is a transaction of this process that still has the file.
+    pub(super) fn is_held(&self) -> bool {
+        matches!(self, Self::InUse { source, .. } if source.to_string().contains(HELD))
+    }
+
     /// Whether DuckDB failed for lack of room on the disk.
     pub fn is_full(&self) -> bool {
         let says_so = |text: String| {
@@ -189,9 +218,9 @@ impl DuckError {
         }
     }
 
-    /// Whether another program has the file open, which passes.
+    /// Whether another program, or a transaction of this one, has the file, which passes.
     pub fn is_in_use(&self) -> bool {
-        matches!(self, Self::Open { source, .. } if source.to_string().contains("Could not set lock"))
+        matches!(self, Self::InUse { .. })
     }
 
     /// The file that it is about; `None` where it is about none, or several.
@@ -200,6 +229,7 @@ impl DuckError {
             Self::Start { .. } | Self::Hurried | Self::Close(_) => None,
             Self::Path { path: file }
             | Self::Open { file, .. }
+            | Self::InUse { file, .. }
             | Self::Missing { file, .. }
             | Self::Foreign { file, .. }
             | Self::ColumnType { file, .. }

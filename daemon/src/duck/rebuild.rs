@@ -57,7 +57,7 @@ pub fn derive(
         engine.attach(&to.file, &to.alias)?;
         schema::prepare(&conn, &to)?;
         let flushed_seq = from.read_flushed_seq(&conn)?;
-        let rows = replace(&conn, &from, &to, flushed_seq)?;
+        let rows = replace(&conn, &from, &to, flushed_seq, &mut || {})?;
         conn.execute_batch(&format!("CHECKPOINT {}", to.alias)).map_err(to.failed("writing the new file"))?;
         Ok((rows, flushed_seq))
     };
@@ -75,6 +75,12 @@ impl Store {
     /// # Errors
     /// Any [`DuckError`]; nothing has changed. [`DuckError::Batch`] for a dated store.
     pub fn rebuild_latest(&self) -> Result<u64, DuckError> {
+        self.rebuild_latest_and(&mut || {})
+    }
+
+    /// As [`rebuild_latest`](Self::rebuild_latest); `before_commit` is called inside the transaction, when
+    /// everything is done but for the commit.
+    pub(super) fn rebuild_latest_and(&self, before_commit: &mut dyn FnMut()) -> Result<u64, DuckError> {
         let mut live = self.live()?;
         let shared = self.shared();
         let latest = &shared.current;
@@ -84,7 +90,7 @@ impl Store {
                 what: "a dated storage has no history",
             });
         };
-        let result = replace(&live.conn, history, latest, latest.flushed_seq());
+        let result = replace(&live.conn, history, latest, latest.flushed_seq(), before_commit);
         match &result {
             Ok(rows) => shared.set_row_count(*rows),
             Err(error) => self.recover(&mut live, matches!(error, DuckError::Commit { .. })),
@@ -94,8 +100,17 @@ impl Store {
 }
 
 /// Replaces everything in `to` by what follows from `from` up to a place; answers the rows.
-fn replace(conn: &Connection, from: &Table, to: &Table, through_seq: u64) -> Result<u64, DuckError> {
+fn replace(
+    conn: &Connection,
+    from: &Table,
+    to: &Table,
+    through_seq: u64,
+    before_commit: &mut dyn FnMut(),
+) -> Result<u64, DuckError> {
     let names = adopt_columns(conn, from, to)?;
+    // Not inside the transaction: looking for columns takes part in every attached file, and until the commit
+    // none that is closed meanwhile could be opened again.
+    let own = schema::read_columns(conn, to, to.kind.name())?;
     let columns: Vec<_> = names.iter().map(|name| quote_name(name)).collect();
     let columns = columns.join(", ");
     let (deleted, condition) = match to.kind {
@@ -117,15 +132,16 @@ fn replace(conn: &Connection, from: &Table, to: &Table, through_seq: u64) -> Res
         to.sql(),
         from.sql()
     );
-    let work = || {
+    let mut work = || {
         run("BEGIN TRANSACTION", "beginning a transaction")?;
-        empty(conn, to)?;
+        empty(conn, to, &own)?;
         let inserted = conn.execute(&insert, []).map_err(to.failed("filling the table"))? as u64;
         let count = format!("SELECT count(*) FROM {}", to.sql());
         let rows = conn.query_row(&count, [], |row| row.get(0)).map_err(to.failed("counting rows"))?;
         super::stage::expect(to, "rows filled in", inserted, rows)?;
         let state = format!("UPDATE {} SET flushed_seq = ?", to.state_sql());
         conn.execute(&state, params![through_seq]).map_err(to.failed("moving flushed_seq"))?;
+        before_commit();
         let failed = |source| DuckError::Commit { file: to.file.clone(), source: Box::new(source) };
         conn.execute_batch("COMMIT").map_err(failed)?;
         to.set_flushed_seq(through_seq);
@@ -138,11 +154,8 @@ fn replace(conn: &Connection, from: &Table, to: &Table, through_seq: u64) -> Res
 }
 
 /// A table that is made anew needs none of its old blocks, which may be what is damaged.
-fn empty(conn: &Connection, table: &Table) -> Result<(), DuckError> {
-    let columns: Vec<_> = schema::read_columns(conn, table, table.kind.name())?
-        .into_iter()
-        .map(|(name, kind)| format!("{} {kind}", quote_name(&name)))
-        .collect();
+fn empty(conn: &Connection, table: &Table, columns: &[(String, String)]) -> Result<(), DuckError> {
+    let columns: Vec<_> = columns.iter().map(|(name, kind)| format!("{} {kind}", quote_name(name))).collect();
     let name = table.sql();
     let sql = format!("DROP TABLE {name}; CREATE TABLE {name} ({})", columns.join(", "));
     conn.execute_batch(&sql).map_err(table.failed("emptying the table"))

@@ -180,7 +180,8 @@ impl Store {
     /// Attaches the files, which are made where they are not there yet.
     ///
     /// # Errors
-    /// [`DuckError::Open`] for a file that DuckDB cannot read, [`DuckError::Foreign`] and
+    /// [`DuckError::Open`] for a file that DuckDB cannot read, [`DuckError::InUse`] for one that somebody
+    /// holds, [`DuckError::Foreign`] and
     /// [`DuckError::ColumnType`] for tables that do not fit, [`DuckError::Missing`] where one of a
     /// collection's files is gone, [`DuckError::Path`] for a path that is not UTF-8.
     pub fn open(engine: Arc<Engine>, schema: Arc<Schema>, files: Files) -> Result<Self, DuckError> {

@@ -5,6 +5,7 @@ mod collection;
 mod dated;
 mod failures;
 mod files;
+mod held;
 mod read;
 mod rebuild;
 

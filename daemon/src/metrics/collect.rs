@@ -236,6 +236,7 @@ mod tests {
             last: Some(Outcome { at, took, result: Err("no room".to_owned()) }),
             next_at: Some(at),
             failures: 3,
+            error: None,
             overdue: Duration::from_secs(9),
         };
         let done = Outcome { at, took, result: Ok(1) };

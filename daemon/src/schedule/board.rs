@@ -5,6 +5,7 @@
 //! not the news of how they ended.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ pub struct Board {
 #[derive(Debug)]
 pub(super) struct Entry {
     kind: JobKind,
+    still_fails: Option<Arc<AtomicBool>>,
     state: Mutex<State>,
 }
 
@@ -33,6 +35,7 @@ pub(super) struct Entry {
 struct State {
     running: bool,
     failures: u32,
+    error: Option<String>,
     /// When it is due, by the clock that never goes back.
     due: Option<Duration>,
 }
@@ -46,15 +49,20 @@ impl Entry {
         self.state.lock().running = running;
     }
 
-    pub(super) fn set_failures(&self, failures: u32) {
-        self.state.lock().failures = failures;
+    pub(super) fn set_failures(&self, failures: u32, error: Option<String>) {
+        let mut state = self.state.lock();
+        (state.failures, state.error) = (failures, error);
+    }
+
+    fn is_mended(&self) -> bool {
+        self.still_fails.as_ref().is_some_and(|fails| !fails.load(Ordering::Acquire))
     }
 }
 
 impl Board {
     /// Puts a job on the board, for as long as the entry lives.
-    pub(super) fn enter(&self, kind: JobKind) -> Arc<Entry> {
-        let entry = Arc::new(Entry { kind, state: Mutex::default() });
+    pub(super) fn enter(&self, kind: JobKind, still_fails: Option<Arc<AtomicBool>>) -> Arc<Entry> {
+        let entry = Arc::new(Entry { kind, still_fails, state: Mutex::default() });
         let mut entries = self.entries.lock();
         entries.retain(|entry| entry.strong_count() > 0);
         entries.push(Arc::downgrade(&entry));
@@ -90,10 +98,14 @@ impl Board {
                 last: self.last(entry.kind),
                 next_at: None,
                 failures: 0,
+                error: None,
                 overdue: Duration::ZERO,
             });
             report.running |= state.running;
-            report.failures = report.failures.max(state.failures);
+            if state.failures > report.failures && !entry.is_mended() {
+                report.failures = state.failures;
+                report.error.clone_from(&state.error);
+            }
             let Some(due) = state.due.filter(|_| !state.running) else { continue };
             report.overdue = report.overdue.max(now.elapsed.saturating_sub(due));
             let next_at = later(now.wall, due.saturating_sub(now.elapsed));

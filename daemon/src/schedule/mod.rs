@@ -14,6 +14,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use fastpersist_protocol::time::Timestamp;
@@ -93,6 +94,8 @@ pub struct JobReport {
     pub next_at: Option<Timestamp>,
     /// How often it has failed since it last succeeded.
     pub failures: u32,
+    /// What the newest of those failures was.
+    pub error: Option<String>,
     /// For how long it should have begun already.
     pub overdue: Duration,
 }
@@ -110,6 +113,12 @@ pub trait Work: Send + Sync + 'static {
 
     /// How soon it wants to run, whatever its rule says; `None` when it does not.
     fn wanted_in(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Where others do the same work: whether it failed the last time that anybody did it. A failure of the
+    /// job counts only as long as that is so.
+    fn still_fails(&self) -> Option<Arc<AtomicBool>> {
         None
     }
 
@@ -153,7 +162,7 @@ impl Scheduler {
 
     /// Starts a job, which is from now on on the board. Must run inside the runtime.
     pub fn start(&self, board: &Board, job: Job, work: impl Work) {
-        let entry = board.enter(job.kind);
+        let entry = board.enter(job.kind, work.still_fails());
         let clock = Arc::clone(&self.clock);
         let timetable = Timetable::new(job.rule, job.pauses, moment(&*clock), job.soon);
         let driver = Driver { entry, clock, timetable, stopping: self.stop.subscribe(), kind: job.kind };
@@ -208,7 +217,7 @@ impl Driver {
             self.entry.set_running(true);
             let Some(result) = self.run(&work).await else { return };
             self.timetable.ended(moment(&*self.clock), result.is_ok());
-            self.entry.set_failures(self.timetable.failures());
+            self.entry.set_failures(self.timetable.failures(), result.err());
             // What is due next is known before it stops running: who looks meanwhile sees no job that is late.
             let now = moment(&*self.clock);
             self.entry.set_due(now.elapsed + self.timetable.wait(now));

@@ -22,6 +22,8 @@ struct Counted {
     let_go: Notify,
     wanted: Mutex<Option<Duration>>,
     wake: Arc<Notify>,
+    /// Another one did the same work, and it went well.
+    still_fails: Option<Arc<AtomicBool>>,
 }
 
 struct Counting(Arc<Counted>);
@@ -52,6 +54,10 @@ impl Work for Counting {
 
     fn wanted_in(&self) -> Option<Duration> {
         *self.0.wanted.lock()
+    }
+
+    fn still_fails(&self) -> Option<Arc<AtomicBool>> {
+        self.0.still_fails.clone()
     }
 
     fn wake(&self) -> Option<Arc<Notify>> {
@@ -135,6 +141,23 @@ async fn failures_are_counted_and_retried_until_one_run_succeeds() {
     until("it waits again", || !site.report(JobKind::Backup).running).await;
     let next_at = site.report(JobKind::Backup).next_at.expect("it is planned").to_string();
     assert_eq!(next_at, "2025-01-16T11:00:00.000000Z");
+    site.scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn a_failure_counts_until_the_same_work_went_well_elsewhere() {
+    let site = Site::new();
+    let still_fails = Arc::new(AtomicBool::new(true));
+    let job = Arc::new(Counted { still_fails: Some(Arc::clone(&still_fails)), ..Counted::default() });
+    job.fails.store(true, Ordering::SeqCst);
+    let flush = Job { kind: JobKind::Flush, rule: Rule::Every(MINUTE), pauses: PAUSES, soon: None };
+    site.scheduler.start(&site.board, flush, Counting(Arc::clone(&job)));
+    site.clock.advance(MINUTE);
+    until("it fails", || site.report(JobKind::Flush).failures == 1).await;
+    assert_eq!(site.report(JobKind::Flush).error.as_deref(), Some("asked for"));
+    still_fails.store(false, Ordering::SeqCst);
+    let report = site.report(JobKind::Flush);
+    assert_eq!((report.failures, report.error), (0, None));
     site.scheduler.stop().await;
 }
 

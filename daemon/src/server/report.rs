@@ -217,6 +217,7 @@ mod tests {
             last: Some(failed),
             next_at: Some(at),
             failures: 2,
+            error: None,
             overdue: Duration::from_secs(3),
         };
         let idle =

@@ -4,6 +4,7 @@
 //! holds the turn, on a thread that does not stop when the client goes away.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use fastpersist_protocol::time::Date;
@@ -131,8 +132,7 @@ impl Storage {
         // Where they cannot be listed, nothing new is known.
         let Ok(found) = manifest::list(&*self.shared.disk, &self.config.base_dir) else { return };
         let newest = found.iter().filter(|one| one.is_verified()).max_by_key(|one| one.manifest.created_at);
-        let newest = newest
-            .map(|one| VerifiedBackup { seq: one.manifest.seq, at: one.manifest.created_at });
+        let newest = newest.map(|one| VerifiedBackup { seq: one.manifest.seq, at: one.manifest.created_at });
         self.stats.note_verified_backup(newest);
     }
 
@@ -161,15 +161,15 @@ impl Storage {
         let verified = self.in_turn(move |shared| {
             let directory = config.base_dir.join(day.to_string());
             manifest::roll_forward(&*shared.disk, &directory)?;
-            let found = manifest::find(&*shared.disk, &directory)?;
+            let found = manifest::find(&*shared.disk, &directory).map_err(|error| match error {
+                ManifestError::Content { what, .. } => BackupError::Damaged { name: day.to_string(), what },
+                error => error.into(),
+            })?;
             let Some(found) = found.filter(|found| found.state != State::Removed) else { return Ok(None) };
             let verified = verify::verify(&shared.engine, &found);
             match &verified {
                 Ok(()) => manifest::mark_sound(&*shared.disk, &directory)?,
-                Err(BackupError::Damaged { .. }) => {
-                    manifest::mark_damaged(&*shared.disk, &directory)?;
-                    tracing::error!(storage = %config.name, backup = %day, "a backup is damaged and is not used any more");
-                }
+                Err(BackupError::Damaged { what, .. }) => mark_damaged(&shared, &config.name, &found, what)?,
                 Err(_) => {}
             }
             for partition in open.iter().filter(|partition| partition.date().is_none_or(|date| date == day)) {
@@ -180,6 +180,34 @@ impl Storage {
         let verified = verified.await;
         self.note_newest_backup();
         verified?.ok_or_else(unknown)
+    }
+
+    /// Reads the bytes of a collection's newest backup again, or of the backup of every date, and marks those
+    /// that are not what they were: what nobody reads may rot while the log lets go of what it holds.
+    ///
+    /// # Errors
+    /// When backups cannot be listed or one cannot be marked.
+    pub(super) async fn verify_bytes(&self) -> Result<(), BackupError> {
+        let config = Arc::clone(&self.config);
+        let open = self.open_partitions();
+        self.in_turn(move |shared| {
+            let (disk, base) = (&*shared.disk, &config.base_dir);
+            let read = match config.model() {
+                Model::Collection => manifest::newest_verified(disk, base)?.into_iter().collect(),
+                Model::Dated => manifest::list(disk, base)?,
+            };
+            let go_on = || !shared.stopping.load(Ordering::Relaxed);
+            for found in read.iter().filter(|found| found.is_verified()) {
+                if let Some(what) = verify::check_files(found, &go_on) {
+                    mark_damaged(&shared, &config.name, found, &what)?;
+                }
+            }
+            for partition in &open {
+                partition.look_for_backups();
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Removes the backups that are older than `retain_days`, but never the newest verified one, and a
@@ -239,6 +267,12 @@ impl Storage {
     }
 }
 
+fn mark_damaged(shared: &Shared, storage: &str, found: &Found, what: &str) -> Result<(), BackupError> {
+    tracing::error!(%storage, backup = %found.manifest.backup, %what, "a backup is damaged and is not used any more");
+    manifest::roll_forward(&*shared.disk, &found.directory)?;
+    Ok(manifest::mark_damaged(&*shared.disk, &found.directory)?)
+}
+
 fn rows_of(taken: &Vec<Manifest>) -> u64 {
     taken.iter().map(Manifest::rows).sum()
 }
@@ -264,4 +298,4 @@ fn remove_empty_days(shared: &Shared, base_dir: &std::path::Path, today: Date) -
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

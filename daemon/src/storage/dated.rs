@@ -4,17 +4,16 @@
 //! opened or closed, so whoever comes meanwhile waits for the outcome.
 
 mod closing;
+mod room;
 
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
 
 use fastpersist_protocol::time::Date;
 use parking_lot::Mutex;
-
-use closing::Closing;
 
 use super::StorageError;
 use super::feed::{Feed, Watching};
@@ -29,12 +28,6 @@ use crate::stats::StorageStats;
 use crate::wal::recover::RecoverError;
 use crate::wal::{Place, horizon, segment};
 
-/// How soon to look again for a date that can be closed.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
-
-/// How soon to try again to close a date whose flush failed.
-const FLUSH_AGAIN: Duration = Duration::from_secs(1);
-
 type Slot = Arc<tokio::sync::Mutex<Option<Arc<Partition>>>>;
 
 /// The partitions of a dated storage.
@@ -46,6 +39,8 @@ pub struct Dated {
     slots: Mutex<HashMap<Date, Slot>>,
     /// The same partitions, for whoever must not wait for a slot.
     open: Mutex<HashMap<Date, Arc<Partition>>>,
+    /// How many are being opened or closed; changed while `open` is locked.
+    between: AtomicUsize,
     /// The feeds of dates that are open or followed.
     feeds: Mutex<HashMap<Date, Weak<Feed>>>,
     /// One for all dates: when one log fails, the storage takes no more writes.
@@ -81,6 +76,7 @@ impl Dated {
             stats: Arc::clone(stats),
             slots: Mutex::default(),
             open: Mutex::default(),
+            between: AtomicUsize::new(0),
             feeds: Mutex::default(),
             latch: Arc::default(),
         };
@@ -271,9 +267,18 @@ impl Dated {
             partition.touch();
             return Ok(Arc::clone(partition));
         }
-        self.make_room().await?;
+        let opened = self.open_in_room(date).await;
+        *open = opened.as_ref().ok().cloned();
+        drop(open);
+        if opened.is_err() {
+            self.forget_unused_slot(date, &slot);
+        }
+        opened
+    }
+
+    async fn open_in_room(&self, date: Date) -> Result<Arc<Partition>, StorageError> {
+        let _place = self.make_room().await?;
         let partition = tokio::task::block_in_place(|| self.open_blocking(date))?;
-        *open = Some(Arc::clone(&partition));
         self.open.lock().insert(date, Arc::clone(&partition));
         Ok(partition)
     }
@@ -319,7 +324,10 @@ impl Dated {
             return None;
         }
         // The map's and ours; whoever waits holds another one.
-        Some(work(&|| Arc::strong_count(&slot) <= 2))
+        let done = work(&|| Arc::strong_count(&slot) <= 2);
+        drop(open);
+        self.forget_unused_slot(date, &slot);
+        Some(done)
     }
 
     /// The date's feed. It lives as long as the partition is open or somebody follows it.
@@ -391,43 +399,7 @@ impl Dated {
         }
         Ok(dates)
     }
-
-    /// Closes the date that was not used for the longest time, where the limit is reached; waits for one as
-    /// long as a writer waits for room in memory.
-    async fn make_room(&self) -> Result<(), StorageError> {
-        let max = self.shared.limits.max_open_dates;
-        let begun = Instant::now();
-        let mut failed: HashMap<Date, Instant> = HashMap::new();
-        loop {
-            let mut open: Vec<_> = {
-                let open = self.open.lock();
-                open.iter().map(|(date, partition)| (partition.idle_for(), *date)).collect()
-            };
-            if open.len() < max {
-                return Ok(());
-            }
-            open.sort_unstable();
-            let mut closed = false;
-            for (_, date) in open.iter().rev() {
-                if failed.get(date).is_some_and(|at| at.elapsed() < FLUSH_AGAIN) {
-                    continue;
-                }
-                match self.close_if_unused(*date, Duration::ZERO).await {
-                    Closing::Closed => closed = true,
-                    Closing::InUse => {}
-                    Closing::NotFlushed => drop(failed.insert(*date, Instant::now())),
-                }
-                if closed {
-                    break;
-                }
-            }
-            if !closed && begun.elapsed() >= self.shared.limits.busy_wait {
-                return Err(StorageError::TooManyDates { open: open.len(), max });
-            }
-            if !closed {
-                // Those in use are so for a moment, mostly: a commit, a look of the keeper.
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
-        }
-    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,15 +28,24 @@ pub fn note_removed(disk: &dyn Disk, directory: &Path, through_seq: u64) -> io::
 /// Up to which record the log was removed; 0 where it never was.
 ///
 /// # Errors
-/// When the note cannot be read.
+/// When the note cannot be read, or tells no record: then nobody knows how far the log was removed.
 pub fn removed_through(disk: &dyn Disk, directory: &Path) -> io::Result<u64> {
     match disk.read(&directory.join(REMOVED_FILE)) {
-        Ok(noted) => {
-            Ok(std::str::from_utf8(&noted).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0))
-        }
+        Ok(noted) => record_in(&noted).ok_or_else(|| {
+            let what = format!(
+                "{REMOVED_FILE} tells no record, so it is not known how far the log was removed; write into it \
+                 the record before the oldest segment's first one, or the last one of all where there is no segment"
+            );
+            io::Error::new(io::ErrorKind::InvalidData, what)
+        }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
         Err(error) => Err(error),
     }
+}
+
+/// The record that a note tells.
+pub fn record_in(noted: &[u8]) -> Option<u64> {
+    std::str::from_utf8(noted).ok()?.trim().parse().ok()
 }
 
 /// The segments, from the oldest on, that hold nothing which is still needed.
@@ -76,6 +85,21 @@ mod tests {
         {
             let gone = removable(&segments, checkpointed, Duration::from_secs(retain), now);
             assert_eq!(gone, expected, "checkpointed {checkpointed}, retain {retain}");
+        }
+    }
+
+    #[test]
+    fn a_note_that_tells_no_record_is_not_taken_for_none() {
+        let dir = tempfile::TempDir::new().expect("a directory");
+        let disk = crate::disk::RealDisk;
+        assert_eq!(removed_through(&disk, dir.path()).expect("none"), 0);
+        note_removed(&disk, dir.path(), 7).expect("noted");
+        assert_eq!(removed_through(&disk, dir.path()).expect("noted"), 7);
+        for broken in [&b""[..], b"seven", b"\xff"] {
+            std::fs::write(dir.path().join(REMOVED_FILE), broken).expect("written");
+            let error = removed_through(&disk, dir.path()).expect_err("not known");
+            assert!(error.to_string().contains(REMOVED_FILE), "{error}");
+            note_removed(&disk, dir.path(), 9).expect_err("nothing more may go");
         }
     }
 

@@ -49,15 +49,15 @@ impl Clock for HandClock {
 }
 
 /// A storage in a directory, with a clock that is set by hand.
-struct Place {
+pub(in crate::storage) struct Place {
     dir: TempDir,
     clock: Arc<HandClock>,
     engine: Arc<Engine>,
-    config: config::Config,
+    pub(in crate::storage) config: config::Config,
 }
 
 impl Place {
-    fn new(model: &str) -> Self {
+    pub(in crate::storage) fn new(model: &str) -> Self {
         let dir = TempDir::new().expect("a directory");
         let base = dir.path().join("s");
         fs::create_dir(&base).expect("made");
@@ -82,7 +82,7 @@ impl Place {
     }
 
     /// Brings records into the database files, as an earlier run of the daemon would have left them.
-    fn fill(&self, files: Files, through_seq: u64) {
+    pub(in crate::storage) fn fill(&self, files: Files, through_seq: u64) {
         for file in files.paths() {
             fs::create_dir_all(file.parent().expect("a directory")).expect("made");
         }
@@ -110,11 +110,11 @@ impl Place {
         }
     }
 
-    fn date(&self, date: &str) -> Files {
+    pub(in crate::storage) fn date(&self, date: &str) -> Files {
         Files::Dated { data: self.dir.path().join("s").join(date).join("data.duckdb") }
     }
 
-    fn open(&self) -> Storage {
+    pub(in crate::storage) fn open(&self) -> Storage {
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
         let shared = Arc::new(Shared {
             disk: RealDisk::shared(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use fastpersist_protocol::time::Date;
 
 use super::Dated;
+use super::room::Between;
 use crate::storage::partition::Partition;
 
 /// How long a date stays open without being used.
@@ -58,16 +59,18 @@ impl Dated {
                 return Closing::NotFlushed;
             }
         }
-        {
+        let between = {
             let mut map = self.open.lock();
             // And now ours.
             if !is_unused(&partition, 3, idle) {
                 return Closing::InUse;
             }
             map.remove(&date);
-        }
+            Between::enter(&self.between)
+        };
         let closed = Arc::clone(&partition);
-        match tokio::task::spawn_blocking(move || partition.close()).await {
+        let closing = Arc::clone(&partition);
+        match tokio::task::spawn_blocking(move || closing.close()).await {
             Ok(Ok(())) => self.note_settled(&closed),
             Ok(Err(error)) => {
                 // Nothing is lost: opening it again replays the log.
@@ -75,10 +78,13 @@ impl Dated {
             }
             Err(_) => tracing::error!(storage = %self.config.name, %date, "closing a date panicked"),
         }
-        if closed.is_unexported() {
-            self.unexported.lock().insert(date);
-        }
         *open = None;
+        // Its files are closed when nobody has it any more.
+        drop(closed);
+        drop(partition);
+        drop(between);
+        drop(open);
+        self.forget_unused_slot(date, &slot);
         Closing::Closed
     }
 }

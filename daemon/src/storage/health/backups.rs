@@ -1,9 +1,9 @@
-//! Whether there are backups that are new enough.
+//! Whether there are backups that are new enough, and whether those that are needed can be restored from.
 
 use fastpersist_protocol::time::{Date, Timestamp};
 
 use super::{HealthReport, ProblemKind};
-use crate::backup::manifest::{self, State};
+use crate::backup::manifest::{self, Found, ManifestError, State};
 use crate::storage::partition::Shared;
 use crate::storage::settled;
 use crate::storage::{Kind, Storage};
@@ -20,6 +20,7 @@ impl Storage {
         match &self.kind {
             Kind::Collection(collection) => {
                 let partition = collection.partition();
+                self.look_for_damage(partition.shared(), report);
                 self.look_at_newest(partition.shared(), partition.gauges().appended_seq, report);
             }
             Kind::Dated(dated) => {
@@ -36,6 +37,26 @@ impl Storage {
 
     fn settled_seq(&self, shared: &Shared, date: Date) -> Option<u64> {
         settled::read_settled(&*shared.disk, &self.config.base_dir.join(date.to_string())).ok().flatten()
+    }
+
+    /// A damaged backup of a collection matters until a verified one reaches as far. One whose manifest cannot
+    /// be read matters as long as it is there: nobody knows how far it reaches.
+    fn look_for_damage(&self, shared: &Shared, report: &mut HealthReport) {
+        let (disk, base) = (&*shared.disk, &self.config.base_dir);
+        // A directory that cannot be listed is told of by the look for the newest one.
+        let days = disk.list(base).unwrap_or_default();
+        let found: Vec<_> = days
+            .iter()
+            .filter(|name| Date::parse(name).is_some())
+            .map(|name| manifest::find(disk, &base.join(name)))
+            .collect();
+        let whole = found.iter().flatten().flatten().filter(|one| one.is_verified());
+        let covered = whole.map(|one| one.manifest.seq).max();
+        for one in found {
+            if !matches!(&one, Ok(Some(one)) if covered.is_some_and(|seq| seq >= one.manifest.seq)) {
+                tell_damage(None, &one, report);
+            }
+        }
     }
 
     fn look_at_newest(&self, shared: &Shared, last_seq: u64, report: &mut HealthReport) {
@@ -74,13 +95,13 @@ impl Storage {
     /// A date is backed up when it is over; until two days later nothing is missing.
     fn look_at_date(&self, shared: &Shared, date: Date, last_seq: Option<u64>, report: &mut HealthReport) {
         let now = shared.clock.now();
-        if !is_old(midnight(date, now), now) {
+        let directory = self.config.base_dir.join(date.to_string());
+        let found = manifest::find(&*shared.disk, &directory);
+        if tell_damage(Some(date), &found, report) || !is_old(midnight(date, now), now) {
             return;
         }
-        let directory = self.config.base_dir.join(date.to_string());
-        let message = match manifest::find(&*shared.disk, &directory) {
+        let message = match found {
             Err(error) => error.to_string(),
-            Ok(Some(found)) if found.state == State::Damaged => "the backup is damaged".to_owned(),
             Ok(Some(found)) if last_seq.is_none_or(|last_seq| found.manifest.seq >= last_seq) => return,
             Ok(Some(found)) if !is_old(found.manifest.created_at, now) => return,
             Ok(Some(_)) => "the date was written after its backup".to_owned(),
@@ -88,6 +109,26 @@ impl Storage {
         };
         report.add(Some(date), ProblemKind::BackupMissing, format!("{message}; `backup` takes one now"));
     }
+}
+
+/// Tells of a backup that cannot be restored from; answers whether it is one.
+fn tell_damage(
+    date: Option<Date>,
+    found: &Result<Option<Found>, ManifestError>,
+    report: &mut HealthReport,
+) -> bool {
+    let message = match found {
+        Err(error) => error.to_string(),
+        Ok(Some(found)) if found.state == State::Damaged => {
+            format!(
+                "the backup {} is damaged and is not used; `backup` takes a new one",
+                found.manifest.backup
+            )
+        }
+        Ok(_) => return false,
+    };
+    report.add(date, ProblemKind::BackupDamaged, message);
+    true
 }
 
 fn midnight(date: Date, now: Timestamp) -> Timestamp {

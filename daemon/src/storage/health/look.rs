@@ -15,7 +15,7 @@ use crate::storage::partition::{Layout, Partition, Shared, losses, notes};
 use crate::storage::settled;
 use crate::storage::{Kind, Storage};
 use crate::wal::recover::{self, TORN_PREFIX};
-use crate::wal::scan;
+use crate::wal::{horizon, scan};
 
 /// A date may be opened or closed while it is looked at; then it is looked at again.
 const TRIES: usize = 3;
@@ -80,6 +80,11 @@ fn look_at_date(dated: &Dated, config: &StorageConfig, date: Date, deep: bool, r
 /// Looks at a partition through what it has open.
 fn look_at_open(partition: &Arc<Partition>, deep: bool, report: &mut HealthReport) {
     let date = partition.date();
+    let base = partition.config().base_dir.clone();
+    let base = date.map_or_else(|| base.clone(), |date| base.join(date.to_string()));
+    if let Err(error) = horizon::removed_through(&*partition.shared().disk, &base) {
+        report.add(date, ProblemKind::FileUnreadable, format!("{}: {error}", base.display()));
+    }
     let before = partition.gauges();
     if !(before.appended_seq >= before.durable_seq && before.durable_seq >= before.flushed_seq) {
         let message = format!(
@@ -201,7 +206,7 @@ fn tell(error: &DuckError, date: Option<Date>, report: &mut HealthReport) {
         if !report.problems.iter().any(told) {
             report.add(date, ProblemKind::FileDamaged, format!("{file} is damaged: {text}. {REBUILT}"));
         }
-    } else if text.contains("Could not set lock") {
+    } else if error.is_in_use() {
         report.add(date, ProblemKind::FileInUse, text);
     } else {
         report.add(date, ProblemKind::FileUnreadable, text);
@@ -234,6 +239,16 @@ fn look_at_closed(
 ) {
     let directory = config.base_dir.join(date.to_string());
     let settled_seq = settled::read_settled(&*shared.disk, &directory).ok().flatten();
+    if settled_seq.is_none() && directory.join(settled::SETTLED_FILE).exists() {
+        let message = format!(
+            "{} tells no record, so whether the date's files have all of it is not known; opening the date replaces it",
+            directory.join(settled::SETTLED_FILE).display()
+        );
+        report.add(Some(date), ProblemKind::FileUnreadable, message);
+    }
+    if let Err(error) = horizon::removed_through(&*shared.disk, &directory) {
+        report.add(Some(date), ProblemKind::FileUnreadable, format!("{}: {error}", directory.display()));
+    }
     let layout = dated::layout(config, date, settled_seq);
     let some = Some(date);
     noted(shared, layout.files.paths(), some, report);

@@ -1,7 +1,8 @@
 //! Whether a storage is as it should be, and what is not.
 //!
 //! A quick look opens every file, of closed dates too, compares counts and watermarks, and asks whether what
-//! happens by itself does. A deep one reads every column of every row and every line of the log besides.
+//! happens by itself does. A deep one reads every column of every row, every line of the log and the backups
+//! besides: of a collection the newest, of a dated storage that of every date.
 //!
 //! Invariants: nothing is changed, but for a note beside a file that turned out to be damaged; nobody who
 //! writes waits for it, but for a date that is opened while its file is being attached.
@@ -46,6 +47,8 @@ pub enum ProblemKind {
     WalDamaged,
     /// There is no verified backup that is new enough.
     BackupMissing,
+    /// A backup that is needed cannot be restored from.
+    BackupDamaged,
 }
 
 impl ProblemKind {
@@ -65,6 +68,7 @@ impl ProblemKind {
             Self::RowCountMismatch => "row_count_mismatch",
             Self::WalDamaged => "wal_damaged",
             Self::BackupMissing => "backup_missing",
+            Self::BackupDamaged => "backup_damaged",
         }
     }
 }
@@ -118,6 +122,12 @@ impl Storage {
             report.add(None, ProblemKind::ReadOnly, message);
         }
         self.look_at_jobs(jobs, &mut report);
+        if deep
+            && self.config.backup
+            && let Err(error) = self.verify_bytes().await
+        {
+            report.add(None, ProblemKind::FileUnreadable, format!("the backups: {error}"));
+        }
         let storage = Arc::clone(self);
         let look = move || {
             storage.look_at_files(deep, &mut report);
@@ -145,8 +155,7 @@ impl Storage {
         for job in jobs {
             let name = job.kind.as_str();
             if job.failures > 0 {
-                let error = job.last.as_ref().and_then(|last| last.result.as_ref().err());
-                let error = error.map_or("the daemon's log says why", String::as_str);
+                let error = job.error.as_deref().unwrap_or("the daemon's log says why");
                 let message =
                     format!("{name} failed {} times in a row: {error}; it is tried again", job.failures);
                 report.add(None, ProblemKind::JobFailed, message);

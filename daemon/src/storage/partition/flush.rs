@@ -124,6 +124,7 @@ impl Partition {
         let begun = Instant::now();
         let result = self.flush_in_turn();
         let took = begun.elapsed();
+        self.flush_fails.store(result.is_err(), Ordering::Release);
         let clock = &self.shared.clock;
         match &result {
             Ok(0) => {}

@@ -3,7 +3,7 @@
 //! Flush and seal are jobs of the scheduler. They hold the partition only while they work, so that an idle
 //! one can close.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -24,7 +24,11 @@ impl Partition {
     pub(super) fn spawn_keeper(partition: &Arc<Self>) {
         let (scheduler, board) = (&partition.shared.scheduler, &partition.stats.jobs);
         let job = |kind, interval| Job { kind, rule: Rule::Every(interval), pauses: PAUSES, soon: None };
-        let flushing = Flushing { partition: Arc::downgrade(partition), wake: Arc::clone(&partition.wake) };
+        let flushing = Flushing {
+            partition: Arc::downgrade(partition),
+            wake: Arc::clone(&partition.wake),
+            fails: Arc::clone(&partition.flush_fails),
+        };
         scheduler.start(board, job(JobKind::Flush, partition.config.flush_interval), flushing);
         scheduler.start(board, job(JobKind::Seal, TIDY_INTERVAL), Sealing(Arc::downgrade(partition)));
         tokio::spawn(keep_synced(Arc::downgrade(partition)));
@@ -68,6 +72,8 @@ impl Partition {
             return Ok(0);
         }
         self.flush_in_background().await.map_err(|error| {
+            // Also where it could not even begin.
+            self.flush_fails.store(true, Ordering::Release);
             tracing::error!(storage = %self.config.name, date = ?self.date.map(|d| d.to_string()), %error, "the flush failed");
             error.to_string()
         })
@@ -94,6 +100,7 @@ impl Partition {
 struct Flushing {
     partition: Weak<Partition>,
     wake: Arc<Notify>,
+    fails: Arc<AtomicBool>,
 }
 
 impl Work for Flushing {
@@ -104,6 +111,10 @@ impl Work for Flushing {
     fn wanted_in(&self) -> Option<Duration> {
         // What is gone wants to run at once: then its job ends.
         self.partition.upgrade().map_or(Some(Duration::ZERO), |partition| partition.flush_wanted_in())
+    }
+
+    fn still_fails(&self) -> Option<Arc<AtomicBool>> {
+        Some(Arc::clone(&self.fails))
     }
 
     fn wake(&self) -> Option<Arc<Notify>> {

@@ -108,6 +108,8 @@ pub struct Partition {
     room: Notify,
     /// Set when a flush is asked for by the number of records.
     flush_wanted: AtomicBool,
+    /// Whether the last flush failed, whoever had asked for it.
+    flush_fails: Arc<AtomicBool>,
     /// Held while memory is filled from DuckDB, or made to forget what it has from there.
     fill_turn: Mutex<()>,
     torn_count: usize,

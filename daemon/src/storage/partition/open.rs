@@ -133,6 +133,7 @@ impl Partition {
             wake: Arc::new(Notify::new()),
             room: Notify::new(),
             flush_wanted: AtomicBool::new(unflushed > 0),
+            flush_fails: Arc::default(),
             torn_count: recovered.torn_count,
             backed_up,
             backing_up: AtomicBool::new(false),

@@ -1,0 +1,56 @@
+//! How many dates are open.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::storage::backups::tests::Place;
+use crate::storage::{Kind, Storage};
+
+const MAX: usize = 2;
+
+fn dated(storage: &Storage) -> &Dated {
+    match &storage.kind {
+        Kind::Dated(dated) => dated,
+        Kind::Collection(_) => panic!("a dated storage"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn no_more_dates_are_open_than_may_be_however_many_are_opened_at_once() {
+    let mut place = Place::new("dated");
+    place.config.limits.max_open_dates = MAX;
+    place.config.limits.busy_wait = Duration::from_secs(60);
+    let dates: Vec<_> =
+        (1..=8).map(|day| Date::parse(&format!("2025-01-{day:02}")).expect("a date")).collect();
+    for date in &dates {
+        place.fill(place.date(&date.to_string()), 5);
+    }
+    let storage = Arc::new(place.open());
+    let opening: Vec<_> = dates
+        .iter()
+        .map(|date| {
+            let (storage, date) = (Arc::clone(&storage), *date);
+            tokio::spawn(async move {
+                let partition = dated(&storage).partition(date).await.expect("opened");
+                // As it is right after an opening: everyone who found room at once is here.
+                (partition.date(), dated(&storage).open.lock().len())
+            })
+        })
+        .collect();
+    for (opened, date) in opening.into_iter().zip(&dates) {
+        let (found, open) = opened.await.expect("no panic");
+        assert_eq!(found, Some(*date));
+        assert!(open <= MAX, "{open} dates are open");
+    }
+    let open = dated(&storage).open.lock().len();
+    assert!(open <= MAX, "{open} dates are open");
+    assert_eq!(dated(&storage).between.load(Ordering::Relaxed), 0);
+    // A date that is closed leaves nothing behind.
+    let begun = Instant::now();
+    while dated(&storage).slots.lock().len() > MAX {
+        assert!(begun.elapsed() < Duration::from_secs(10), "slots stay");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    storage.close().await.expect("closed");
+}
