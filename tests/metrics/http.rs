@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    time::{Duration, Instant},
 };
 
 use serde_json::json;
