@@ -123,7 +123,10 @@ fn files_of_one_kind_among_those_of_another_are_refused() {
     for own in ["{dir}/jobs", "{dir}/jobs/parquet", "{dir}/x/../jobs/parquet"] {
         refused(&two(&format!("parquet_path = \"{own}\""), ""), &["storage.jobs.parquet_path", "base_dir"]);
     }
-    refused(&two("parquet_path = \"{dir}/more/parquet\"", ""), &["storage.jobs.parquet_path", "storage.more"]);
+    refused(
+        &two("parquet_path = \"{dir}/more/parquet\"", ""),
+        &["storage.jobs.parquet_path", "storage.more"],
+    );
     refused(&two("", "db_path = \"{dir}/jobs/{date}/b.duckdb\""), &["storage.more.db_path", "storage.jobs"]);
     let inside = |inner: &str| {
         Config::new()

@@ -106,7 +106,8 @@ fn more_dates_than_stay_open_are_all_there() {
 #[test]
 fn a_date_that_cannot_be_flushed_stays_open_and_is_seen_to_fail() {
     let quiet = "batch_size = 1000000\nduckdb_flush_interval_seconds = 3600";
-    let site = Site::new(&Config::new().limits("max_open_dates = 2\nbusy_wait_ms = 200").dated("jobs", quiet));
+    let site =
+        Site::new(&Config::new().limits("max_open_dates = 2\nbusy_wait_ms = 200").dated("jobs", quiet));
     let daemon = site.start();
     let mut conn = daemon.connect();
     let store = |date: &str| json!({"op": "store", "date": date, "key": "k", "data": {"of": date}});

@@ -167,7 +167,8 @@ mod tests {
             uzers::get_user_groups(user.name(), user.primary_group_id()).unwrap_or_default()
         };
         let in_a_second_group = (1..=1000).filter_map(uzers::get_user_by_uid).find_map(|user| {
-            let second = groups_of(&user).iter().map(uzers::Group::gid).find(|g| *g != user.primary_group_id());
+            let second =
+                groups_of(&user).iter().map(uzers::Group::gid).find(|g| *g != user.primary_group_id());
             second.map(|gid| (user, gid))
         });
         let Some((user, gid)) = in_a_second_group else {

@@ -212,9 +212,7 @@ fn admit(stream: Stream, server: &Arc<Server>, by_uid: &ByUid, connections: &mut
     let Stream::UdSocket(stream) = stream;
     let stream = UnixStream::from(stream);
     let peer = match stream.peer_cred() {
-        Ok(credentials) => {
-            Peer::new(credentials.uid(), credentials.gid(), credentials.pid())
-        }
+        Ok(credentials) => Peer::new(credentials.uid(), credentials.gid(), credentials.pid()),
         Err(error) => {
             tracing::warn!(%error, "the system does not tell who connects; the connection is refused");
             return;

@@ -130,8 +130,7 @@ impl Storage {
         // Where they cannot be listed, nothing new is known.
         let Ok(found) = manifest::list(&*self.shared.disk, &self.config.base_dir) else { return };
         let newest = found.iter().filter(|one| one.is_verified()).max_by_key(|one| one.manifest.created_at);
-        let newest = newest
-            .map(|one| VerifiedBackup { seq: one.manifest.seq, at: one.manifest.created_at });
+        let newest = newest.map(|one| VerifiedBackup { seq: one.manifest.seq, at: one.manifest.created_at });
         self.stats.note_verified_backup(newest);
     }
 
