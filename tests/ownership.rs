@@ -54,7 +54,7 @@ fn start(site: &Site) -> Daemon {
 /// A subcommand as root.
 fn as_root(site: &Site, arguments: &[&str]) {
     let mut command = Command::new(binary("fastpersistd"));
-    command.arg("--config").arg(site.config_file()).args(arguments);
+    command.args(arguments).arg("--config").arg(site.config_file());
     let output = command.output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
