@@ -47,7 +47,7 @@ impl Storage {
             (Kind::Dated(_), None) => return self.backup_touched(None).await,
         };
         let taking = async { Ok(self.back_up(partition, day).await?.into_iter().collect()) };
-        self.noted(JobKind::Backup, rows_of, taking).await
+        self.noted(JobKind::Backup, |taken: &Vec<Manifest>| rows_of(taken), taking).await
     }
 
     /// Backs up what has changed since its last backup: of a dated storage each such date; dates that are
@@ -58,7 +58,7 @@ impl Storage {
     /// See [`Storage::backup`].
     pub async fn backup_touched(&self, day: Option<Date>) -> Result<Vec<Manifest>, BackupError> {
         self.check_backups_are_on()?;
-        self.noted(JobKind::Backup, rows_of, self.back_up_touched(day)).await
+        self.noted(JobKind::Backup, |taken: &Vec<Manifest>| rows_of(taken), self.back_up_touched(day)).await
     }
 
     async fn back_up_touched(&self, day: Option<Date>) -> Result<Vec<Manifest>, BackupError> {
@@ -163,7 +163,7 @@ impl Storage {
             manifest::roll_forward(&*shared.disk, &directory)?;
             let found = manifest::find(&*shared.disk, &directory).map_err(|error| match error {
                 ManifestError::Content { what, .. } => BackupError::Damaged { name: day.to_string(), what },
-                error => error.into(),
+                error @ ManifestError::Io { .. } => error.into(),
             })?;
             let Some(found) = found.filter(|found| found.state != State::Removed) else { return Ok(None) };
             let verified = verify::verify(&shared.engine, &found);
@@ -273,7 +273,7 @@ fn mark_damaged(shared: &Shared, storage: &str, found: &Found, what: &str) -> Re
     Ok(manifest::mark_damaged(&*shared.disk, &found.directory)?)
 }
 
-fn rows_of(taken: &Vec<Manifest>) -> u64 {
+fn rows_of(taken: &[Manifest]) -> u64 {
     taken.iter().map(Manifest::rows).sum()
 }
 
