@@ -243,6 +243,9 @@ pub(super) fn replay(
         flushed_seq,
         layout.settled_seq,
         |entry| {
+            if entry.gap.is_some() {
+                memtable.pass_gap(entry.last_seq());
+            }
             for record in entry.records {
                 if record.seq() > flushed_seq {
                     memtable.publish(record);
