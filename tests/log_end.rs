@@ -153,3 +153,27 @@ fn a_removed_backup_still_tells_how_far_a_date_went() {
     daemon.stop();
     assert_eq!(fs::read_to_string(day.join("settled")).unwrap().trim(), "21");
 }
+
+#[test]
+fn an_older_segment_without_a_readable_line_is_not_a_torn_end() {
+    let site = Site::new(&config(false));
+    let daemon = site.start();
+    store(&mut daemon.connect(), "settings", 1..=1);
+    daemon.stop();
+    let daemon = site.start();
+    store(&mut daemon.connect(), "settings", 2..=3);
+    daemon.kill();
+    let segments = files::segments(&site.path("settings"));
+    assert_eq!(segments.len(), 2, "{segments:?}");
+    let (_, line) = files::wal_lines(&segments[0]).remove(0);
+    let mut bytes = fs::read(&segments[0]).unwrap();
+    bytes[line.len() / 2] ^= 1;
+    fs::write(&segments[0], &bytes).unwrap();
+    let daemon = site.start();
+    let mut conn = daemon.connect();
+    assert_eq!(key_count(&mut conn, "settings"), 3);
+    assert_eq!(fs::read(&segments[0]).unwrap(), bytes, "what is flushed is not read, and stays");
+    let torn = files::tree(&site.path("settings"));
+    assert!(!torn.iter().any(|path| path.to_string_lossy().contains("torn-")), "{torn:?}");
+    health(&mut conn, true, &["wal_damaged"]);
+}

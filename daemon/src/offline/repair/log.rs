@@ -56,7 +56,6 @@ impl Survey {
             let bytes = disk.read(&found.path).map_err(OfflineError::io(named(&found.path)))?;
             segments.push(Segment::read(found.path, &bytes, model)?);
         }
-        segments.sort_by_key(|segment| segment.lines.first().map_or(u64::MAX, |line| line.first_seq));
         // Only the newest segment can end in a write that tore.
         let older = segments.len().saturating_sub(1);
         segments[..older].iter_mut().for_each(|segment| segment.torn_from = None);
