@@ -55,6 +55,7 @@ mod found;
 mod health;
 mod import;
 mod kill_loop;
+mod log_end;
 mod logs;
 mod metrics;
 mod ownership;

@@ -97,6 +97,18 @@ impl Inspector {
         }
     }
 
+    /// Up to where the files that can be asked say that they are complete; of several, the newest.
+    pub fn flushed_seq(&self) -> Option<u64> {
+        let read = |table: &Table| table.read_flushed_seq(&self.conn).ok();
+        match &self.shared {
+            Looked::Open(shared) => shared.tables().filter_map(read).max(),
+            Looked::Closed(tables) => {
+                let attached = tables.iter().filter(|(_, error)| error.is_none());
+                attached.filter_map(|(table, _)| read(table)).max()
+            }
+        }
+    }
+
     /// Reads every column of every row of every file, from the files and not from what is cached, for as long
     /// as `go_on` says so; answers each file's rows, or what is wrong with it. Those that `look` had an error
     /// for are left out.

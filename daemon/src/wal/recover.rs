@@ -1,7 +1,8 @@
 //! What a restart does with the segments it finds.
 //!
 //! Segments are put in order by the place of their first record, not by name or date: the wall clock
-//! only labels. Those that hold nothing above `flushed_seq` are not read. The rest is scanned; a torn
+//! only labels. One without any readable record stands behind those of lower numbers: only where that is the
+//! end can it be torn. Those that hold nothing above `flushed_seq` are not read. The rest is scanned; a torn
 //! end is cut off and kept beside as `torn-…`; damage stops everything.
 //!
 //! The newest segment with unflushed records is then written anew: after an earlier failed fdatasync
@@ -75,6 +76,10 @@ pub struct Recovered {
 struct Found {
     path: PathBuf,
     first_seq: Option<u64>,
+    /// The first record that can be read at all.
+    readable_seq: Option<u64>,
+    /// The directory's place among the others, and the number in it: where it would stand if the clock were right.
+    label: (usize, u64),
     length: u64,
     modified: SystemTime,
 }
@@ -109,7 +114,7 @@ pub fn recover(
     let mut end = None;
     let count = found.len();
     for (index, segment) in found.iter().enumerate() {
-        let next_first = found.get(index + 1).and_then(|next| next.first_seq);
+        let next_first = found[index + 1..].iter().find_map(|next| next.first_seq);
         if let Some(next_first) = next_first.filter(|next| *next <= flushed_seq + 1) {
             // Wholly flushed: not worth reading.
             last_seq = Some(next_first - 1);
@@ -201,16 +206,14 @@ pub fn segments(disk: &dyn Disk, directories: &[PathBuf]) -> Result<Vec<Segment>
 fn find(disk: &dyn Disk, directories: &[PathBuf]) -> Result<(Vec<Found>, Vec<PathBuf>), RecoverError> {
     let mut found = Vec::new();
     let mut leftovers = Vec::new();
-    for directory in directories {
+    for (place, directory) in directories.iter().enumerate() {
         for name in disk.list(directory).map_err(RecoverError::io(directory))? {
             let path = directory.join(&name);
             if name.starts_with("wal_") && name.ends_with(disk::TEMPORARY_SUFFIX) {
                 leftovers.push(path);
                 continue;
             }
-            if segment::number_of(&name).is_none() {
-                continue;
-            }
+            let Some(number) = segment::number_of(&name) else { continue };
             let first_seq = match beginning(disk, &path).map_err(RecoverError::io(&path))? {
                 Beginning::Empty => {
                     leftovers.push(path);
@@ -221,12 +224,28 @@ fn find(disk: &dyn Disk, directories: &[PathBuf]) -> Result<(Vec<Found>, Vec<Pat
             };
             let metadata = std::fs::metadata(&path).map_err(RecoverError::io(&path))?;
             let modified = metadata.modified().map_err(RecoverError::io(&path))?;
-            found.push(Found { path, first_seq, length: metadata.len(), modified });
+            let readable_seq = match first_seq {
+                None => scan::first_readable_seq(&disk.read(&path).map_err(RecoverError::io(&path))?),
+                first_seq => first_seq,
+            };
+            let (label, length) = ((place, number), metadata.len());
+            found.push(Found { path, first_seq, readable_seq, label, length, modified });
         }
     }
-    // A segment whose first line is unreadable goes last, where it is judged as a torn end or as damage.
-    found.sort_by_key(|segment| segment.first_seq.unwrap_or(u64::MAX));
-    Ok((found, leftovers))
+    Ok((in_order(found), leftovers))
+}
+
+/// Puts segments in order by what can be read of them; those of which nothing can, by their labels.
+fn in_order(found: Vec<Found>) -> Vec<Found> {
+    let (mut ordered, mut unreadable): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|segment| segment.readable_seq.is_some());
+    ordered.sort_by_key(|segment| segment.readable_seq);
+    unreadable.sort_by_key(|segment| segment.label);
+    for segment in unreadable {
+        let before = ordered.iter().rposition(|other: &Found| other.label < segment.label);
+        ordered.insert(before.map_or(0, |before| before + 1), segment);
+    }
+    ordered
 }
 
 /// How a segment begins.

@@ -111,6 +111,11 @@ fn judge_rest(rest: &[u8], offset: usize, expected_seq: Option<u64>) -> Result<b
     Ok(true)
 }
 
+/// The place of the first record that can be read, wherever its line begins.
+pub(super) fn first_readable_seq(bytes: &[u8]) -> Option<u64> {
+    valid_lines(bytes).find_map(|(line, _)| entry::read_places(line)).map(|(seq, _)| seq)
+}
+
 /// What a disk writes or does not write in one piece, in bytes.
 const SECTOR_BYTES: usize = 512;
 

@@ -12,6 +12,7 @@ use crate::backup::manifest::Found;
 use crate::disk;
 use crate::duck::{self, Derive, DuckError, Files, Inspector};
 use crate::storage::partition::aside::{self, Why};
+use crate::storage::partition::known::Known;
 use crate::storage::partition::losses;
 use crate::storage::partition::rebuild::{Bad, Case};
 use crate::wal::horizon;
@@ -96,8 +97,8 @@ fn failed(error: impl fmt::Display) -> OfflineError {
 }
 
 impl Database {
-    /// Opens every file and reads it whole.
-    pub(super) fn look(case: &Case<'_>, survey: &Survey, known_seq: u64) -> Result<Self, OfflineError> {
+    /// Opens every file and reads it whole; answers too what is known of the last record.
+    pub(super) fn look(case: &Case<'_>, survey: &Survey) -> Result<(Self, Known), OfflineError> {
         let mut bad = case.noted();
         bad.retain(|bad| bad.why == Why::CrashedAtOpen);
         let mut bad = case.diagnose(bad).map_err(failed)?;
@@ -119,17 +120,16 @@ impl Database {
                 }
             }
         }
+        let known = case.known(&bad).map_err(failed)?;
         let database = Self { bad, good };
-        Ok(database.without_what_never_was(case, survey, known_seq))
+        Ok((database.without_what_never_was(survey, known), known))
     }
 
     /// A file that was never made is not missing.
-    fn without_what_never_was(mut self, case: &Case<'_>, survey: &Survey, known_seq: u64) -> Self {
-        let flushed = self.good.iter().any(|(_, seq)| *seq > 0);
-        let backed_up = case.backups().is_ok_and(|backups| !backups.is_empty());
+    fn without_what_never_was(mut self, survey: &Survey, known: Known) -> Self {
         let whole_log = survey.first_seq().is_none_or(|first| first == 1);
         let damaged = self.bad.iter().any(|bad| bad.why != Why::Missing);
-        if !flushed && !damaged && whole_log && known_seq == 0 && !(backed_up && survey.is_empty()) {
+        if !damaged && whole_log && known.told_seq == 0 && known.backed_up_seq <= survey.last_seq() {
             self.bad.clear();
         }
         self
@@ -140,13 +140,14 @@ impl Database {
         &self,
         case: &Case<'_>,
         survey: &Survey,
-        known_seq: u64,
+        known: Known,
     ) -> Result<(Source, Mending), OfflineError> {
         let flushed_seq = self.good.iter().map(|(_, seq)| *seq).min().unwrap_or(0);
         let sound = |how: &str| Source::Sound { how: how.to_owned() };
-        let on = |base_seq: u64| survey.mend(base_seq, known_seq);
+        let on = |base_seq: u64| survey.mend(base_seq, known.seq());
         if self.bad.is_empty() {
-            return Ok((Source::AsItIs, on(flushed_seq)));
+            // A sound database may be older than a backup: somebody went back.
+            return Ok((Source::AsItIs, survey.mend(flushed_seq, known.told_seq)));
         }
         let (history, latest) = self.good_files(case);
         if let Some(seq) = history {
@@ -160,7 +161,7 @@ impl Database {
         let backups = case.backups().map_err(failed)?;
         if let Some((backup, mending)) = best(&backups, &on) {
             let how = sound(&format!("from the backup {} and the log", backup.manifest.backup));
-            let certain = !survey.is_empty() || known_seq > 0;
+            let certain = known.told_seq.max(survey.last_seq()) >= backup.manifest.seq;
             if loses_nothing(&mending) && certain {
                 return Ok((how, mending));
             }
@@ -176,7 +177,7 @@ impl Database {
         if let Some(seq) = latest {
             return Ok((Source::HistoryFromLatest { seq }, on(seq)));
         }
-        if survey.is_empty() && known_seq == 0 {
+        if survey.is_empty() && known.seq() == 0 {
             return Ok((Source::Nothing, log_alone));
         }
         Ok((sound("from what the log still has"), log_alone))

@@ -56,7 +56,6 @@ impl Survey {
             let bytes = disk.read(&found.path).map_err(OfflineError::io(named(&found.path)))?;
             segments.push(Segment::read(found.path, &bytes, model)?);
         }
-        segments.sort_by_key(|segment| segment.lines.first().map_or(u64::MAX, |line| line.first_seq));
         // Only the newest segment can end in a write that tore.
         let older = segments.len().saturating_sub(1);
         segments[..older].iter_mut().for_each(|segment| segment.torn_from = None);
@@ -79,6 +78,12 @@ impl Survey {
         self.segments.iter().flat_map(|segment| &segment.lines).map(|line| line.first_seq).next()
     }
 
+    /// The place of the last record that can be read; 0 where there is none.
+    pub(super) fn last_seq(&self) -> u64 {
+        let lines = self.segments.iter().flat_map(|segment| &segment.lines);
+        lines.map(|line| line.last_seq).max().unwrap_or(0)
+    }
+
     /// What a log without damage would be on top of a database with everything up to `base_seq`, when there
     /// were records up to `known_seq` at least.
     pub(super) fn mend(&self, base_seq: u64, known_seq: u64) -> Mending {
@@ -92,8 +97,10 @@ impl Survey {
             let last = self.segments.iter().rev().find(|segment| !segment.lines.is_empty());
             let file = last.map(|segment| segment.file.clone());
             let offset = last.map_or(0, |segment| segment.end);
-            mending.missing(file.as_deref(), offset, (next, known_seq), base_seq, "the log's end is missing");
-            mending.ending = Some((file, next, known_seq));
+            let missing = (next, known_seq);
+            let gaps =
+                mending.missing(file.as_deref(), offset, missing, base_seq, "the log's end is missing");
+            mending.ending = Some((file, gaps));
         }
         mending
     }
@@ -218,8 +225,8 @@ pub(super) struct Mending {
     /// What is wrong now.
     pub(super) damages: Vec<Damage>,
     rewrites: BTreeMap<PathBuf, Rewrite>,
-    /// Places behind the last line: in which segment, if there is one.
-    ending: Option<(Option<PathBuf>, u64, u64)>,
+    /// The gaps behind the last line: in which segment, if there is one.
+    ending: Option<(Option<PathBuf>, Vec<(Gap, u64)>)>,
 }
 
 impl Mending {
@@ -335,7 +342,7 @@ impl Mending {
                 disk::write_durably(disk, file, &whole).map_err(failed())?;
             }
         }
-        let Some((file, first, last)) = &self.ending else { return Ok(()) };
+        let Some((file, gaps)) = &self.ending else { return Ok(()) };
         let (file, mut bytes) = match file {
             Some(file) if self.rewrites.contains_key(file) => {
                 (file.clone(), disk.read(file).map_err(OfflineError::io(named(file)))?)
@@ -345,7 +352,9 @@ impl Mending {
         };
         // What may stand behind the last line was never answered, and is kept beside now.
         bytes.truncate(bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
-        entry::encode_gap(Gap { count: last - first + 1, lost: true }, *first, now, &mut bytes);
+        for (gap, seq) in gaps {
+            entry::encode_gap(*gap, *seq, now, &mut bytes);
+        }
         disk::create_dir_durably(disk, disk::parent_of(&file))
             .and_then(|()| disk::write_durably(disk, &file, &bytes))
             .map_err(OfflineError::io(named(&file)))

@@ -23,7 +23,6 @@ use crate::storage::partition::rebuild::Case;
 use crate::storage::partition::{Layout, losses};
 use crate::storage::schema::Model;
 use crate::storage::{collection, dated, settled};
-use crate::wal::horizon;
 use database::{Database, Source};
 use log::{Mending, Survey};
 
@@ -181,14 +180,12 @@ fn layouts(held: &Held) -> Result<Vec<Layout>, OfflineError> {
 }
 
 fn examine(held: &Held, layout: Layout) -> Result<Work, OfflineError> {
-    let (disk, base) = (&*held.shared.disk, layout.place.base().to_owned());
-    let removed = horizon::removed_through(disk, &base).map_err(OfflineError::io(base.display()))?;
-    let known_seq = removed.max(layout.settled_seq.unwrap_or(0));
+    let disk = &*held.shared.disk;
     let case = Case { layout: &layout, config: &held.config, shared: &held.shared };
     let survey = Survey::take(disk, &layout.wal_directories, held.config.model())?;
-    let database = Database::look(&case, &survey, known_seq)?;
-    let (source, mending) = database.choose(&case, &survey, known_seq)?;
-    Ok(Work { layout, database, mending, source, known_seq })
+    let (database, known) = Database::look(&case, &survey)?;
+    let (source, mending) = database.choose(&case, &survey, known)?;
+    Ok(Work { layout, database, mending, source, known_seq: known.seq() })
 }
 
 fn describe(storage: &str, work: &Work) -> String {

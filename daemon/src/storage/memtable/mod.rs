@@ -124,7 +124,7 @@ impl Memtable {
         self.bytes
     }
 
-    /// The newest record that was ever published here, flushed or not.
+    /// The newest place that was ever published or passed here, flushed or not.
     pub fn published_seq(&self) -> u64 {
         self.published_seq
     }
@@ -171,6 +171,11 @@ impl Memtable {
                 })
             })
             .into_mut()
+    }
+
+    /// The places up to `last_seq` have no records any more: the next flush is through with them too.
+    pub fn pass_gap(&mut self, last_seq: u64) {
+        self.published_seq = self.published_seq.max(last_seq);
     }
 
     /// Publishes a write: readers see it from now on.

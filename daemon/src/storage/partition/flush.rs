@@ -198,7 +198,8 @@ impl Partition {
     }
 
     fn flush_taken(&self, through_seq: u64, unflushed: &Unflushed) -> Result<u64, FlushError> {
-        if unflushed.is_empty() {
+        // Behind a gap at the log's end there is nothing to write, and yet DuckDB must know of its places.
+        if unflushed.is_empty() && through_seq <= self.watermarks.flushed() {
             return Ok(0);
         }
         self.sync_wal()?;

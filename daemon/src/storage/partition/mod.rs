@@ -10,6 +10,7 @@ pub(in crate::storage) mod backup;
 mod changes;
 mod flush;
 mod keep;
+pub mod known;
 pub mod losses;
 mod mend;
 pub mod notes;

@@ -196,14 +196,14 @@ impl Opened {
     fn without_files(case: Case<'_>) -> Result<Self, OpenError> {
         let Case { layout, config, shared } = case;
         let missing = || -> Result<Self, OpenError> { case.mend(&case.diagnose(Vec::new())?) };
-        let was_backed_up = || case.backups().is_ok_and(|backups| !backups.is_empty());
-        let was_flushed = || case.removed_through().is_ok_and(|seq| seq > 0) || was_backed_up();
+        // What cannot be asked is asked again there, and told.
+        let Ok(known) = case.known(&[]) else { return missing() };
         let (memtable, recovered) = match replay(layout, config, shared, 0, true) {
             Ok(replayed) => replayed,
-            Err(RecoverError::Damaged { .. }) if was_flushed() => return missing(),
+            Err(RecoverError::Damaged { .. }) if known.seq() > 0 => return missing(),
             Err(log) => return Err(OpenError::of_log(config, log)),
         };
-        if case.reaches_far_enough(&recovered).is_err() || recovered.last_seq == 0 && was_backed_up() {
+        if known.is_reached_by(&recovered).is_err() {
             return missing();
         }
         Ok(Self { store: None, memtable, recovered, suspect: false })
@@ -242,6 +242,9 @@ pub(super) fn replay(
         flushed_seq,
         layout.settled_seq,
         |entry| {
+            if entry.gap.is_some() {
+                memtable.pass_gap(entry.last_seq());
+            }
             for record in entry.records {
                 if record.seq() > flushed_seq {
                     memtable.publish(record);

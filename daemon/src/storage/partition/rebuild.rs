@@ -7,6 +7,8 @@
 //! 2. the log, where it reaches back to the first record;
 //! 3. the newest verified backup from whose last record on the log is whole.
 //!
+//! Whole means that it comes to the last record that is [`known`](super::known).
+//!
 //! Invariants: no answered write is lost without a person's consent; what is replaced is set aside, and only
 //! when what replaces it is there; after a crash in between, the next start finds the same choice again.
 
@@ -14,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::aside::{self, Why};
+use super::known::Known;
 use super::open::{OpenError, Opened, replay};
 use super::{Layout, Shared, notes};
 use crate::backup::manifest::{self, Found, ManifestError};
@@ -21,7 +24,6 @@ use crate::config::StorageConfig;
 use crate::disk;
 use crate::duck::{self, Derive, DuckError, Files, Inspector, Store};
 use crate::storage::memtable::Memtable;
-use crate::wal::horizon;
 use crate::wal::recover::{RecoverError, Recovered};
 
 /// A database file that is not usable.
@@ -68,7 +70,7 @@ pub enum NoSource {
 }
 
 impl NoSource {
-    fn io(file: &Path) -> impl FnOnce(std::io::Error) -> Self {
+    pub(super) fn io(file: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let file = file.to_owned();
         move |source| Self::Io { file, source }
     }
@@ -142,32 +144,40 @@ impl Case<'_> {
     /// # Errors
     /// [`OpenError::Database`] with what is missing of each source; nothing has changed then.
     pub(super) fn mend(&self, bad: &[Bad]) -> Result<Opened, OpenError> {
+        let known = match self.known(bad) {
+            Ok(known) => known,
+            Err(error) => return Err(self.refuse(bad, &[error.to_string()])),
+        };
         let mut tried = Vec::new();
         let history_is_good = match &self.layout.files {
             Files::Collection { history, .. } => bad.iter().all(|bad| bad.file != *history),
             Files::Dated { .. } => false,
         };
         if history_is_good {
-            match self.have_from_history(bad) {
+            match self.have_from_history(bad, known) {
                 Ok(opened) => return Ok(opened),
                 Err(error) => tried.push(format!("from the history: {error}")),
             }
         }
-        match self.have_from_log(bad) {
+        match self.have_from_log(bad, known) {
             Ok(opened) => return Ok(opened),
             Err(error) => tried.push(format!("from the log: {error}")),
         }
-        match self.have_from_backups(bad, &mut tried) {
+        match self.have_from_backups(bad, known, &mut tried) {
             Ok(Some(opened)) => return Ok(opened),
             Ok(None) => {}
             Err(error) => tried.push(format!("from a backup: {error}")),
         }
+        Err(self.refuse(bad, &tried))
+    }
+
+    fn refuse(&self, bad: &[Bad], tried: &[String]) -> OpenError {
         let message: Vec<_> = bad.iter().map(|bad| bad.message.as_str()).collect();
-        Err(OpenError::Database {
+        OpenError::Database {
             storage: self.config.name.clone(),
             problem: message.join("; "),
             tried: tried.join("; "),
-        })
+        }
     }
 
     /// As at a start, without going on to open the partition.
@@ -178,7 +188,7 @@ impl Case<'_> {
         self.mend(bad).map(drop)
     }
 
-    fn have_from_history(&self, bad: &[Bad]) -> Result<Opened, NoSource> {
+    fn have_from_history(&self, bad: &[Bad], known: Known) -> Result<Opened, NoSource> {
         let Files::Collection { history, latest } = &self.layout.files else {
             return Err(NoSource::Short("a dated storage has none".to_owned()));
         };
@@ -189,31 +199,36 @@ impl Case<'_> {
         let derived = duck::derive(&self.shared.engine, schema, Derive::LatestFromHistory, history, &new);
         let (_, flushed_seq) = derived.inspect_err(|_| drop(aside::remove_unfinished(disk, &new)))?;
         let (memtable, recovered) = self.replay(flushed_seq, false)?;
-        self.reaches_far_enough(&recovered)?;
+        known.is_reached_by(&recovered)?;
         // DuckDB has written it, and a checkpoint has synced it; the name is ours to make durable.
         self.put_in_place(bad, &[(new, latest.clone())])?;
         self.tell(bad, "from the history", flushed_seq, &recovered);
         Ok(Opened { store: Some(self.open()?), memtable, recovered, suspect: false })
     }
 
-    fn have_from_log(&self, bad: &[Bad]) -> Result<Opened, NoSource> {
+    fn have_from_log(&self, bad: &[Bad], known: Known) -> Result<Opened, NoSource> {
         let (memtable, recovered) = self.replay(0, true)?;
         if recovered.last_seq == 0 {
             return Err(NoSource::Short("it is empty".to_owned()));
         }
-        self.reaches_far_enough(&recovered)?;
+        known.is_reached_by(&recovered)?;
         self.put_in_place(bad, &[])?;
         self.tell(bad, "from the log", 0, &recovered);
         Ok(Opened { store: None, memtable, recovered, suspect: false })
     }
 
-    fn have_from_backups(&self, bad: &[Bad], tried: &mut Vec<String>) -> Result<Option<Opened>, NoSource> {
+    fn have_from_backups(
+        &self,
+        bad: &[Bad],
+        known: Known,
+        tried: &mut Vec<String>,
+    ) -> Result<Option<Opened>, NoSource> {
         let backups = self.backups()?;
         if backups.is_empty() {
             tried.push("from a backup: there is no verified one".to_owned());
         }
         for backup in backups {
-            match self.have_from_backup(bad, &backup) {
+            match self.have_from_backup(bad, known, &backup) {
                 Ok(opened) => return Ok(Some(opened)),
                 Err(error) => tried.push(format!("from the backup {}: {error}", backup.manifest.backup)),
             }
@@ -235,13 +250,11 @@ impl Case<'_> {
         Ok(found)
     }
 
-    fn have_from_backup(&self, bad: &[Bad], backup: &Found) -> Result<Opened, NoSource> {
+    fn have_from_backup(&self, bad: &[Bad], known: Known, backup: &Found) -> Result<Opened, NoSource> {
         let seq = backup.manifest.seq;
         let (mut memtable, recovered) = self.replay(seq, false)?;
-        self.reaches_far_enough(&recovered)?;
-        if recovered.sealed.is_empty() && self.removed_through()? == 0 && self.layout.settled_seq.is_none() {
-            return Err(NoSource::Short("there is no log, and nothing tells up to where it went".to_owned()));
-        }
+        known.is_reached_by(&recovered)?;
+        known.is_told_up_to(seq, &recovered)?;
         let mut new = Vec::new();
         for file in self.layout.files.paths() {
             let (entry, source) = entry_for(backup, file)?;
@@ -268,22 +281,6 @@ impl Case<'_> {
 
     fn replay(&self, flushed_seq: u64, empty: bool) -> Result<(Memtable, Recovered), RecoverError> {
         replay(self.layout, self.config, self.shared, flushed_seq, empty)
-    }
-
-    /// Up to which record the log was removed.
-    pub(super) fn removed_through(&self) -> Result<u64, NoSource> {
-        let base = self.layout.place.base();
-        horizon::removed_through(&*self.shared.disk, base).map_err(NoSource::io(base))
-    }
-
-    /// Whether the log and what it was replayed on come to the last record that is known to have been.
-    pub(super) fn reaches_far_enough(&self, recovered: &Recovered) -> Result<(), NoSource> {
-        let known = self.removed_through()?.max(self.layout.settled_seq.unwrap_or(0));
-        if recovered.last_seq < known {
-            let last = recovered.last_seq;
-            return Err(NoSource::Short(format!("it ends with record {last}, and there were {known}")));
-        }
-        Ok(())
     }
 
     /// Sets aside what is there and gives new files their names.
