@@ -107,7 +107,9 @@ fn a_log_that_ends_before_a_backup_replaces_nothing() {
             });
             fs::remove_file(&segments[1]).unwrap();
             let _ = fs::remove_file(site.path("jobs").join(DAY).join("settled"));
-            databases.iter().for_each(|file| fault.apply(&site.path(file)));
+            for file in databases {
+                fault.apply(&site.path(file));
+            }
             let exit = site.refused_start();
             assert!(exit.stderr.contains("nothing tells what came after it"), "{what}: {}", exit.stderr);
             let text = repair(&site, storage, "--dry-run");

@@ -100,7 +100,7 @@ impl Survey {
             let missing = (next, known_seq);
             let gaps =
                 mending.missing(file.as_deref(), offset, missing, base_seq, "the log's end is missing");
-            mending.ending = Some((file, gaps));
+            mending.ending = Some(Ending { file, gaps });
         }
         mending
     }
@@ -225,8 +225,15 @@ pub(super) struct Mending {
     /// What is wrong now.
     pub(super) damages: Vec<Damage>,
     rewrites: BTreeMap<PathBuf, Rewrite>,
-    /// The gaps behind the last line: in which segment, if there is one.
-    ending: Option<(Option<PathBuf>, Vec<(Gap, u64)>)>,
+    ending: Option<Ending>,
+}
+
+/// The gaps behind the last line.
+#[derive(Debug)]
+struct Ending {
+    /// The segment of that line, if there is one.
+    file: Option<PathBuf>,
+    gaps: Vec<(Gap, u64)>,
 }
 
 impl Mending {
@@ -342,7 +349,7 @@ impl Mending {
                 disk::write_durably(disk, file, &whole).map_err(failed())?;
             }
         }
-        let Some((file, gaps)) = &self.ending else { return Ok(()) };
+        let Some(Ending { file, gaps }) = &self.ending else { return Ok(()) };
         let (file, mut bytes) = match file {
             Some(file) if self.rewrites.contains_key(file) => {
                 (file.clone(), disk.read(file).map_err(OfflineError::io(named(file)))?)
