@@ -36,7 +36,9 @@ fn tree(path: &Path) -> Vec<std::path::PathBuf> {
 fn site_of_the_service() -> Site {
     let site = Site::new(&config());
     fs::copy(binary("fastpersistd"), site.path("fastpersistd")).unwrap();
-    tree(&site.path("")).iter().for_each(|path| chown(path, Some(SERVICE), Some(SERVICE)).unwrap());
+    for path in tree(&site.path("")) {
+        chown(path, Some(SERVICE), Some(SERVICE)).unwrap();
+    }
     site
 }
 

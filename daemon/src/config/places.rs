@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use super::{Config, ConfigError, StorageConfig};
 
 /// File systems of the kernel's own, in which nobody can make a directory.
-const KERNEL_FILE_SYSTEMS: [i64; 2] = [rustix::fs::PROC_SUPER_MAGIC as i64, 0x6265_6572];
+const KERNEL_FILE_SYSTEMS: [i64; 2] = [rustix::fs::PROC_SUPER_MAGIC, 0x6265_6572];
 
 /// Which storages' files would get among each other's, and what would be right.
 pub(super) fn conflict(storages: &[StorageConfig]) -> Option<String> {
@@ -124,7 +124,7 @@ impl Config {
             return fail("is no directory");
         }
         let of_the_kernel = rustix::fs::statfs(&exists)
-            .is_ok_and(|file_system| KERNEL_FILE_SYSTEMS.contains(&(file_system.f_type as i64)));
+            .is_ok_and(|file_system| KERNEL_FILE_SYSTEMS.contains(&file_system.f_type));
         if of_the_kernel { fail("is the kernel's own") } else { Ok(()) }
     }
 

@@ -138,16 +138,16 @@ mod tests {
         std::fs::hard_link(path("linked"), path("tree/link")).expect("linked");
         let owner = Owner { uid: Uid::from_raw(4242), gid: Gid::from_raw(4243) };
         give_tree(&path("tree"), owner).expect("given");
-        let owned = |name: &str| {
+        let ids_of = |name: &str| {
             let metadata = std::fs::symlink_metadata(path(name)).expect("there");
             (metadata.uid(), metadata.gid())
         };
         for name in ["tree", "tree/below", "tree/below/made"] {
-            assert_eq!(owned(name), (4242, 4243), "{name}");
+            assert_eq!(ids_of(name), (4242, 4243), "{name}");
         }
-        assert_eq!(owned("tree/somebodys"), (77, 77), "it was not root's");
+        assert_eq!(ids_of("tree/somebodys"), (77, 77), "it was not root's");
         for name in ["elsewhere", "tree/symlink", "linked"] {
-            assert_eq!(owned(name).0, 0, "{name}");
+            assert_eq!(ids_of(name).0, 0, "{name}");
         }
     }
 
