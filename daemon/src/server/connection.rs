@@ -94,7 +94,8 @@ impl Connection {
                     return Ok(());
                 }
             }
-            if self.wants_input() && self.read()? {
+            // Also when the client has just said that it sends no more.
+            if self.wants_input() && (self.read()? || self.ended) {
                 continue;
             }
             match self.wait().await? {
