@@ -198,22 +198,27 @@ fn the_level_changes_when_the_configuration_is_read_again() {
     let level = |level: &str| Config::both().daemon(&format!("log_level = \"{level}\""));
     let site = Site::new(&level("error"));
     let daemon = site.start();
-    daemon.signal(Signal::USR1);
-    // Two signals may change places. When this one's mistake is told, at error, both have been seen.
-    site.configure(&level("loud"));
-    reload(&daemon, || daemon.log());
-    site.configure(&level("info"));
-    reload(&daemon, || daemon.log());
-    assert!(!daemon.log().contains("asked by a signal"), "at error, that is not told: {}", daemon.log());
+    let mut conn = daemon.connect();
+    // A backup that went well is told at info.
+    let mut backed_up = || {
+        conn.ok(json!({"op": "store", "storage": "settings", "key": "k", "data": {}}));
+        conn.ok(json!({"op": "backup", "storage": "settings"}));
+        daemon.log().matches("backed up and verified").count()
+    };
+    assert_eq!(backed_up(), 0, "at error, that is not told");
+    // What a signal asks for is told at every level.
     daemon.signal(Signal::USR1);
     wait_for("stats in the log", PATIENCE, || daemon.log().contains("asked by a signal").then_some(()));
+    site.configure(&level("loud"));
+    reload(&daemon, || daemon.log());
+    assert_eq!(backed_up(), 0, "the old level stays");
+    site.configure(&level("info"));
+    reload(&daemon, || daemon.log());
+    assert_eq!(backed_up(), 1);
     // What cannot change keeps the level, too.
     site.configure(&level("error").limits("max_line_bytes = 2048"));
     reload(&daemon, || daemon.log());
-    let before = daemon.log().matches("asked by a signal").count();
-    daemon.signal(Signal::USR1);
-    let count = || daemon.log().matches("asked by a signal").count();
-    wait_for("stats in the log still", PATIENCE, || (count() > before).then_some(()));
+    assert_eq!(backed_up(), 2);
 }
 
 #[test]

@@ -73,6 +73,7 @@ impl Listener {
                     }
                     SIGTERM | SIGINT => {
                         tracing::info!("stopping");
+                        reloaded.notifier.stopping();
                         // The server holds a receiver, so somebody always hears it.
                         let _ = stop.send(true);
                     }

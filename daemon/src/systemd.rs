@@ -79,6 +79,11 @@ impl Notifier {
         self.send(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
+    /// The daemon was told to stop. Said before it begins to, so that its steps come behind.
+    pub fn stopping(self) {
+        self.send(&[NotifyState::Stopping, NotifyState::Status("stopping: answering what was read")]);
+    }
+
     /// The configuration is being read again; [`ready`](Self::ready) says that it is over.
     pub fn reloading(self) {
         match NotifyState::monotonic_usec_now() {
@@ -108,8 +113,6 @@ impl Notifier {
         let stop = async {
             // The sender lives as long as the thread that waits for signals.
             let _ = stopping.wait_for(|stopping| *stopping).await;
-            let status = "stopping: answering what was read";
-            self.send(&[NotifyState::Stopping, NotifyState::Status(status)]);
             let _more_time = self.more_time();
             std::future::pending::<()>().await;
         };

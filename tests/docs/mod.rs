@@ -43,13 +43,14 @@ const RUN: [(&str, &str, &str); 9] = [
 ];
 
 /// Blocks that are not simply run: page, how the block begins, and why.
-const BY_HAND: [(&str, &str, &str); 9] = [
+const BY_HAND: [(&str, &str, &str); 10] = [
     (README, "  shell      Rust", "a picture"),
     (README, "cargo run ", "takes 25 minutes at first; checked by name, and `start` starts the same program"),
     (README, "cargo test ", "is what runs this; checked by name"),
     (README, "fastpersistd 0.1.0 listens on ", "`start` compares it with what is printed"),
     (README, "fastpersist demo", "`start` runs it, with a bound"),
     (README, "check           842 stored", "`start` compares it with what the demo prints"),
+    (SERVICE, "systemctl stop ", "needs a systemd that runs"),
     (SERVICE, "systemd-sysusers ", "needs a systemd that runs; the package's scripts do the same"),
     (DESIGN, " client  client  client", "a picture"),
     (DESIGN, "BASE/fastpersistd.lock", "names of files; disk_layout, segments and torn_tail find them"),
