@@ -43,7 +43,7 @@ const RUN: [(&str, &str, &str); 9] = [
 ];
 
 /// Blocks that are not simply run: page, how the block begins, and why.
-const BY_HAND: [(&str, &str, &str); 10] = [
+const BY_HAND: [(&str, &str, &str); 12] = [
     (README, "  shell      Rust", "a picture"),
     (README, "cargo run ", "takes 25 minutes at first; checked by name, and `start` starts the same program"),
     (README, "cargo test ", "is what runs this; checked by name"),
@@ -51,6 +51,8 @@ const BY_HAND: [(&str, &str, &str); 10] = [
     (README, "fastpersist demo", "`start` runs it, with a bound"),
     (README, "check           842 stored", "`start` compares it with what the demo prints"),
     (SERVICE, "systemctl stop ", "needs a systemd that runs"),
+    (SERVICE, "install -d -o fastpersistd -g fastpersistd -m 0750 ", "needs the service's user"),
+    (SERVICE, "install -d -o fastpersistd -g fastpersistd -m 0755 ", "needs the service's user"),
     (SERVICE, "systemd-sysusers ", "needs a systemd that runs; the package's scripts do the same"),
     (DESIGN, " client  client  client", "a picture"),
     (DESIGN, "BASE/fastpersistd.lock", "names of files; disk_layout, segments and torn_tail find them"),
