@@ -1,6 +1,6 @@
 //! `repair`: what is damaged, what would be lost, and, with consent, a storage that starts again.
 //!
-//! For each partition the log is [surveyed](log) and the [database](database) is read whole. From both follows
+//! For each partition the log is [surveyed](log) and the [database] is read whole. From both follows
 //! what can be had back and which records are nowhere any more. Only then is a person asked.
 //!
 //! Invariants: nothing is changed without consent; what is damaged is kept beside; places whose records are
