@@ -80,6 +80,11 @@ pub(crate) mod simulated {
             self.elapsed.send_modify(|elapsed| *elapsed += span);
         }
 
+        /// Lets the wall clock show a moment; the other one stays.
+        pub(crate) fn show(&self, wall: &str) {
+            *self.wall.lock() = Timestamp::parse(wall).expect("a time");
+        }
+
         /// Sets the wall clock, as a person does, and not the other one.
         pub(crate) fn set_wall(&self, by_micros: i64) {
             let mut wall = self.wall.lock();

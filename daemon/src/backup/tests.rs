@@ -6,7 +6,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use chrono_tz::Tz;
 use fastpersist_protocol::time::{Date, Timestamp};
@@ -16,30 +15,13 @@ use super::manifest::{self, Found, Manifest, State};
 use super::retention::{self, Rule};
 use super::take::Job;
 use super::{BackupError, verify};
-use crate::clock::{Clock, Sleep};
+use crate::clock::Clock;
+use crate::clock::simulated::SimulatedClock;
 use crate::config::{self, Overrides, StorageConfig};
 use crate::disk::{Disk, DiskFile, RealDisk};
 use crate::duck::{Engine, EngineSettings, Files, FlushBatch, FlushRows, FlushWrite, Present, Store};
 use crate::storage::record::{Columns, Names, Record};
 use crate::storage::schema::Model;
-
-/// A clock that stands where it is set.
-#[derive(Debug)]
-struct SetClock(Timestamp);
-
-impl Clock for SetClock {
-    fn now(&self) -> Timestamp {
-        self.0
-    }
-
-    fn elapsed(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn sleep_until(&self, _: Duration) -> Sleep<'_> {
-        Box::pin(std::future::pending())
-    }
-}
 
 /// The real disk, but the n-th change of a name fails, and with it all that come after.
 #[derive(Debug)]
@@ -140,7 +122,7 @@ impl Place {
     }
 
     fn back_up(&self, disk: &dyn Disk, at: &str) -> Result<Manifest, BackupError> {
-        let clock = SetClock(stamp(at));
+        let clock = SimulatedClock::new(stamp(at));
         let name = crate::schedule::day_of(clock.now(), self.config.timezone);
         let (engine, config, files) = (&self.engine, &self.config, &self.files);
         Job { disk, clock: &clock, engine, config, name, files }.run(&self.store)

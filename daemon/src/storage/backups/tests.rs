@@ -1,14 +1,14 @@
 //! Days that pass in a moment: what is backed up, and what goes.
 
 use std::fs;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
 
 use fastpersist_protocol::time::Timestamp;
 use tempfile::TempDir;
 
 use super::*;
-use crate::clock::{Clock, Sleep};
+use crate::clock::Clock;
+use crate::clock::simulated::SimulatedClock;
 use crate::config::{self, Overrides};
 use crate::disk::RealDisk;
 use crate::duck::{
@@ -20,38 +20,10 @@ use crate::wal::commit::InlineSlots;
 
 const DAY_MICROS: i64 = 86_400_000_000;
 
-/// A clock that is set by hand.
-#[derive(Debug)]
-struct HandClock(AtomicI64);
-
-impl HandClock {
-    fn set(&self, text: &str) {
-        self.0.store(Timestamp::parse(text).expect("a time").as_micros(), Ordering::SeqCst);
-    }
-
-    fn pass_days(&self, days: i64) {
-        self.0.fetch_add(days * DAY_MICROS, Ordering::SeqCst);
-    }
-}
-
-impl Clock for HandClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_micros(self.0.load(Ordering::SeqCst)).expect("in range")
-    }
-
-    fn elapsed(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn sleep_until(&self, _: Duration) -> Sleep<'_> {
-        Box::pin(std::future::pending())
-    }
-}
-
 /// A storage in a directory, with a clock that is set by hand.
 pub(in crate::storage) struct Place {
     dir: TempDir,
-    clock: Arc<HandClock>,
+    clock: Arc<SimulatedClock>,
     engine: Arc<Engine>,
     pub(in crate::storage) config: config::Config,
 }
@@ -76,8 +48,8 @@ impl Place {
             temp_directory: dir.path().join("temporary"),
         };
         let engine = Engine::open(&settings).expect("an engine");
-        let clock = Arc::new(HandClock(AtomicI64::new(0)));
-        clock.set("2025-01-10T12:00:00Z");
+        let clock = Arc::new(SimulatedClock::new(Timestamp::EPOCH));
+        clock.show("2025-01-10T12:00:00Z");
         Self { dir, clock, engine, config }
     }
 
@@ -167,7 +139,7 @@ async fn a_collection_has_a_backup_a_day_and_those_of_the_last_days_stay() {
         assert_eq!(storage.backup_touched(Some(storage.today())).await.expect("a backup").len(), 1);
         assert!(storage.backup_touched(Some(storage.today())).await.expect("nothing to do").is_empty());
         storage.apply_retention().await.expect("retention");
-        place.clock.pass_days(1);
+        place.clock.set_wall(DAY_MICROS);
     }
     let left = storage.list_backups().expect("listed");
     let kept = ["2025-01-12", "2025-01-13", "2025-01-14", "2025-01-15", "2025-01-16", "2025-01-17"];
@@ -175,10 +147,10 @@ async fn a_collection_has_a_backup_a_day_and_those_of_the_last_days_stay() {
     let base = place.dir.path().join("s");
     assert!(!base.join("2025-01-10").exists(), "a day in which nothing is left goes too");
     // The clock is a month ahead, then a year back.
-    place.clock.pass_days(30);
+    place.clock.set_wall(30 * DAY_MICROS);
     storage.apply_retention().await.expect("retention");
     assert_eq!(names(&storage.list_backups().expect("listed")), ["2025-01-17"]);
-    place.clock.set("2024-01-01");
+    place.clock.show("2024-01-01");
     assert_eq!(storage.apply_retention().await.expect("retention").backups, []);
     assert_eq!(
         taken(&storage.backup_touched(Some(storage.today())).await.expect("a backup")),
@@ -196,7 +168,7 @@ async fn a_date_whose_backup_went_is_not_backed_up_again_until_it_changes() {
     }
     let storage = place.open();
     assert_eq!(taken(&storage.backup_touched(Some(storage.today())).await.expect("backups")), dates);
-    place.clock.pass_days(6);
+    place.clock.set_wall(6 * DAY_MICROS);
     let removed = storage.apply_retention().await.expect("retention").backups;
     assert_eq!(removed.len(), 1, "the newest of the storage stays: {removed:?}");
     assert!(storage.backup_touched(Some(storage.today())).await.expect("nothing to do").is_empty());
@@ -222,7 +194,7 @@ async fn a_backup_that_was_found_damaged_does_not_count_until_it_is_sound_again(
     let mut days = Vec::new();
     for _ in 0..2 {
         days.push(storage.backup(None).await.expect("a backup").remove(0));
-        place.clock.pass_days(1);
+        place.clock.set_wall(DAY_MICROS);
     }
     let counts = || storage.stats().verified_backup().map(|newest| newest.at);
     let flip = |day: &Manifest| {
