@@ -27,6 +27,7 @@ use crate::server::listener::{BindError, Socket};
 use crate::stats::DaemonStats;
 use crate::storage::Storage;
 use crate::storage::partition::{FlushError, OpenError, Shared};
+use crate::storage::querying::Queries;
 use crate::wal::commit::InlineSlots;
 
 /// Threads of the runtime that are never blocked by a commit, so that readers always have one. On two
@@ -104,6 +105,8 @@ pub fn run(config: Config, overrides: Overrides, on_ready: impl FnOnce(&str)) ->
     let runtime = runtime()?;
     let _inside = runtime.enter();
     let shared = shared(&config.limits, &locks)?;
+    let directories: Vec<_> = config.storages.iter().flat_map(StorageConfig::database_directories).collect();
+    shared.engine.lock_down(&directories, config.limits.duckdb_temp_bytes)?;
     let storages = recover(&config.storages, &shared)?;
     let socket = Socket::bind(&config.daemon)?;
     let (stop, stopping) = watch::channel(false);
@@ -111,6 +114,7 @@ pub fn run(config: Config, overrides: Overrides, on_ready: impl FnOnce(&str)) ->
         access: RwLock::new(AccessTable::new(&config)),
         storages,
         stats: DaemonStats::default(),
+        queries: Arc::new(Queries::new(&config.limits)?),
         stopping: stopping.clone(),
         config,
     });

@@ -125,6 +125,12 @@ pub enum DuckError {
         /// The column.
         column: &'static str,
     },
+    /// Queries that read the file do not end.
+    #[error("{}: queries that read it do not end; try again", file.display())]
+    Borrowed {
+        /// The file.
+        file: PathBuf,
+    },
     /// The store was closed before.
     #[error("{}: the store is closed", file.display())]
     Closed {

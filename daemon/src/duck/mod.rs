@@ -11,7 +11,9 @@
 mod engine;
 mod error;
 mod flush;
+pub mod gate;
 mod plan;
+pub mod query;
 mod read;
 mod rows;
 mod schema;

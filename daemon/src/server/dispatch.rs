@@ -25,7 +25,7 @@ use crate::storage::schema::Model;
 /// What a connection needs to answer requests.
 #[derive(Debug)]
 pub struct Dispatcher<'s> {
-    server: &'s Server,
+    pub(super) server: &'s Server,
     peer: &'s Peer,
     /// The role that was last looked up, and for which storage.
     role: Option<(Option<usize>, Role)>,
@@ -161,6 +161,7 @@ impl<'s> Dispatcher<'s> {
                 self.health(id, ask, &op, pass, out).await
             }
             Op::Stats { .. } | Op::Info | Op::Ping => self.about(id, ask, &op, pass, out).await,
+            Op::Query(ref query) => self.query(id, ask, query, pass, out).await,
             _ => Err(WireError::new(ErrorCode::UnknownOp, "this daemon does not know the operation")),
         }
     }
@@ -192,6 +193,11 @@ impl<'s> Dispatcher<'s> {
             }
         };
         if role >= ask.needed { Ok(()) } else { Err(errors::forbidden(ask.op, role, ask.needed)) }
+    }
+
+    /// Lets go of the partition that is held: what comes may have to make room.
+    pub(super) fn release(&mut self) {
+        self.partition = None;
     }
 
     /// Makes sure that the partition for a write is the one that is held.
@@ -480,7 +486,7 @@ fn expect_model(storage: &Storage, model: Model, op: &str, other: &str) -> Answe
 }
 
 /// A field of the other model.
-fn check_field(storage: &Storage, model: Model, present: bool, field: &'static str) -> Answer<()> {
+pub(super) fn check_field(storage: &Storage, model: Model, present: bool, field: &'static str) -> Answer<()> {
     let own = storage.config().model();
     if present && own != model {
         return Err(errors::of_rule(&rules::wrong_field(own, field)));

@@ -15,6 +15,7 @@ mod errors;
 mod health;
 pub mod listener;
 mod pass;
+mod query;
 mod reads;
 mod report;
 mod wire;
@@ -27,6 +28,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::stats::DaemonStats;
 use crate::storage::Storage;
+use crate::storage::querying::Queries;
 use access::AccessTable;
 
 /// What all connections share.
@@ -38,6 +40,8 @@ pub struct Server {
     pub storages: Vec<Arc<Storage>>,
     /// Who may do what.
     pub access: RwLock<AccessTable>,
+    /// How many queries may run.
+    pub queries: Arc<Queries>,
     /// The daemon's counters.
     pub stats: DaemonStats,
     /// Turns true when the daemon stops.

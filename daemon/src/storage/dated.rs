@@ -14,9 +14,11 @@ use parking_lot::Mutex;
 
 use super::StorageError;
 use super::partition::{FlushError, Layout, OpenError, Partition, Shared};
+use super::querying::Held;
 use crate::config::StorageConfig;
 use crate::disk;
 use crate::duck::Files;
+use crate::duck::query::{Borrowed, Running};
 use crate::latch::Latch;
 use crate::stats::StorageStats;
 use crate::wal::recover::RecoverError;
@@ -249,6 +251,35 @@ impl Dated {
             return Ok(None);
         }
         self.partition(date).await.map(Some)
+    }
+
+    /// Whether the date is open now.
+    pub(super) fn is_open(&self, date: Date) -> bool {
+        self.open.lock().contains_key(&date)
+    }
+
+    /// Holds a date for a query: its partition where it is open, or has to be because its log may hold what
+    /// DuckDB does not; else its database file, attached for the query alone. `None` where it has no data.
+    ///
+    /// # Errors
+    /// See [`StorageError`].
+    pub(super) async fn hold(
+        &self,
+        date: Date,
+        running: &Arc<Running>,
+    ) -> Result<Option<Held>, StorageError> {
+        if !self.is_open(date) && self.is_settled(date) && self.has_database(date) {
+            let slot = Arc::clone(self.slots.lock().entry(date).or_default());
+            // Nobody opens or closes it meanwhile.
+            let open = slot.lock().await;
+            if open.is_none() && self.is_settled(date) {
+                let path = self.config.database_path(&date.to_string());
+                let borrow = || Borrowed::new(&self.shared.engine, path, running);
+                let borrowed = tokio::task::block_in_place(borrow).map_err(OpenError::Duck)?;
+                return Ok(Some(Held::Attached(borrowed)));
+            }
+        }
+        Ok(self.existing_partition(date).await?.map(Held::Open))
     }
 
     /// The partitions that are open now.

@@ -6,6 +6,7 @@
 //! Invariant: a record is in the log before it is in memory, and in memory until it is in DuckDB.
 
 mod flush;
+mod fresh;
 mod keep;
 mod open;
 mod read;
