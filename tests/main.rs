@@ -29,6 +29,7 @@ mod durability;
 mod if_seq;
 mod keys;
 mod many_writers;
+mod query;
 
 // Bounds: what one client may cost the others.
 mod access;

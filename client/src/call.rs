@@ -95,7 +95,7 @@ pub(crate) fn flush(storage: Option<&str>) -> Call<u64> {
 pub(crate) fn request(request: &Request<'_>) -> Call<Reply> {
     let call = Call::with(request, reply::whole);
     match request.op {
-        Op::Flush | Op::ExportParquet { .. } => call.unbounded(),
+        Op::Flush | Op::ExportParquet { .. } | Op::Query(_) => call.unbounded(),
         _ => call,
     }
 }

@@ -10,6 +10,7 @@ mod failure;
 mod load;
 mod output;
 mod read;
+mod sql;
 mod write;
 
 use std::process::ExitCode;
@@ -81,6 +82,8 @@ enum Verb {
     Collections(read::CollectionsArgs),
     /// Print the dates that have data.
     Dates(read::DatesArgs),
+    /// Ask with SQL: one SELECT over what a storage holds.
+    Sql(sql::SqlArgs),
     /// Delete one record.
     Delete(write::DeleteArgs),
     /// Store and delete many records, all or none.
@@ -126,6 +129,7 @@ fn run(cli: &Cli) -> Outcome {
         Verb::Keys(args) => read::keys(global, args, &mut out),
         Verb::Collections(args) => read::collections(global, args, &mut out),
         Verb::Dates(_) => read::dates(global, &mut out),
+        Verb::Sql(args) => sql::sql(global, args, &mut out),
         Verb::Flush(_) => admin::flush(global, &mut out),
         Verb::Export(args) => admin::export(global, args, &mut out),
         Verb::Stats(_) => admin::stats(global, &mut out),

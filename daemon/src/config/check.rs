@@ -196,7 +196,7 @@ impl Checker {
             output_stall_timeout: millis("output_stall_timeout_ms", raw.output_stall_timeout_ms, 5_000, 1)?,
             max_batch_ops: size("max_batch_ops", raw.max_batch_ops, 10_000, 1)?,
             max_query_rows: size("max_query_rows", raw.max_query_rows, 100_000, 1)?,
-            max_query_bytes: size("max_query_bytes", raw.max_query_bytes, 64 << 20, 1024)?,
+            max_query_bytes: size("max_query_bytes", raw.max_query_bytes, 32 << 20, 1024)?,
             max_query_sql_bytes: size("max_query_sql_bytes", raw.max_query_sql_bytes, 64 << 10, 1)?,
             max_concurrent_queries: self.number(
                 "limits.max_concurrent_queries",

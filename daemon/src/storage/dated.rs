@@ -30,6 +30,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// How soon to look again for a date that can be closed.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
+/// How long whoever opens a date waits before queries that hold others are made to begin again.
+const QUERY_PATIENCE: Duration = Duration::from_millis(50);
+
 type Slot = Arc<tokio::sync::Mutex<Option<Arc<Partition>>>>;
 
 /// The partitions of a dated storage.
@@ -330,6 +333,9 @@ impl Dated {
             }
             if !closed && begun.elapsed() >= self.shared.limits.busy_wait {
                 return Err(StorageError::TooManyDates { open: open.len(), max });
+            }
+            if !closed && begun.elapsed() >= QUERY_PATIENCE {
+                self.shared.engine.runnings().preempt(&self.config.name);
             }
             if !closed {
                 // Those in use are so for a moment, mostly: a commit, a look of the keeper.

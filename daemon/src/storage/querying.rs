@@ -28,8 +28,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 const NUDGE_INTERVAL: Duration = Duration::from_millis(2);
 /// How long a query that was ended may take to end; then it is answered all the same.
 const END_PATIENCE: Duration = Duration::from_secs(2);
-/// How often a query begins again because somebody opened a date that it had attached.
-const MAX_ATTEMPTS: usize = 5;
+/// How long a query that had to make room waits before it begins again; twice as long each time.
+const PREEMPTED_PAUSE: Duration = Duration::from_millis(25);
+const LONGEST_PREEMPTED_PAUSE: Duration = Duration::from_millis(400);
 /// How much the process may grow while a query runs, beside what DuckDB counts and what is answered. DuckDB does
 /// not count everything: texts that a function makes are not in its limit.
 const UNCOUNTED_BYTES: u64 = 512 << 20;
@@ -180,31 +181,59 @@ impl Storage {
         let timeout = asked.timeout.map_or(limits.query_timeout, |asked| asked.min(limits.query_timeout));
         let deadline = Instant::now() + timeout;
         let slot = take(&queries.slots, 1, deadline, "all places for queries").await?;
-        let checked = self.check(queries, asked.sql).await?;
+        let checked = self.check(queries, asked.sql.clone()).await?;
         let max_rows = asked.max_rows.map_or(limits.max_query_rows, |rows| {
             usize::try_from(rows).unwrap_or(usize::MAX).min(limits.max_query_rows)
         });
         let bounds = Bounds { max_rows, max_bytes: limits.max_query_bytes };
         let growth = limits.duckdb_memory_bytes + limits.max_query_bytes as u64 + UNCOUNTED_BYTES;
         let watch = Watch { deadline, stopping, max_resident_bytes: resident_bytes() + growth };
-        let mut slot = Some(slot);
-        for _ in 0..MAX_ATTEMPTS {
-            let running = self.shared.engine.runnings().add();
-            let (sources, permits) =
-                self.sources(queries, (asked.from, asked.to), &running, deadline).await?;
-            if asked.fresh {
-                freshen(&sources, deadline).await?;
-            }
-            let views = self.views(&sources);
-            let query =
-                Query { checked: checked.clone(), parameters: asked.parameters.clone(), views, bounds };
-            let begun = self.begin(query, &running, (sources, permits, slot.take()))?;
-            match watch.until_end(&running, begun).await? {
-                (Err(RunError::Cancelled(Cancelled::Preempted)), back) => slot = back,
+        let (mut slot, mut pause) = (Some(slot), PREEMPTED_PAUSE);
+        loop {
+            let running = self.shared.engine.runnings().add(&self.config.name);
+            let prepared = tokio::select! {
+                biased;
+                why = running.ended() => Err(RunError::Cancelled(why).into()),
+                prepared = self.prepare(queries, &asked, &running, deadline) => prepared,
+            };
+            let (result, place) = match prepared {
+                Ok((sources, permits)) => {
+                    let (checked, parameters) = (checked.clone(), asked.parameters.clone());
+                    let query = Query { checked, parameters, views: self.views(&sources), bounds };
+                    let begun = self.begin(query, &running, (sources, permits, slot.take()))?;
+                    watch.until_end(&running, begun).await?
+                }
+                Err(QueryError::Run(error)) => (Err(error), slot.take()),
+                Err(error) => return Err(error),
+            };
+            match (result, place) {
+                // Without its place its thread did not end.
+                (Err(RunError::Cancelled(Cancelled::Preempted)), Some(place))
+                    if Instant::now() < deadline =>
+                {
+                    slot = Some(place);
+                    // Whoever needed what it held must come before it.
+                    tokio::time::sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;
+                    pause = (pause * 2).min(LONGEST_PREEMPTED_PAUSE);
+                }
                 (result, _) => return Ok(result?),
             }
         }
-        Err(QueryError::Busy { what: "dates that are written to" })
+    }
+
+    /// Holds what is to be read and brings into DuckDB what is missing there.
+    async fn prepare(
+        &self,
+        queries: &Queries,
+        asked: &Asked,
+        running: &Arc<Running>,
+        deadline: Instant,
+    ) -> Result<(Vec<Source>, Option<OwnedSemaphorePermit>), QueryError> {
+        let (sources, permits) = self.sources(queries, (asked.from, asked.to), running, deadline).await?;
+        if asked.fresh {
+            freshen(&sources, deadline).await?;
+        }
+        Ok((sources, permits))
     }
 
     async fn check(&self, queries: &Arc<Queries>, sql: String) -> Result<Checked, QueryError> {

@@ -102,7 +102,9 @@ impl<'a> Walk<'a> {
                 self.fields(object)
             }
             "DECIMAL_TYPE_INFO" | "LIST_TYPE_INFO" | "ARRAY_TYPE_INFO" | "STRUCT_TYPE_INFO"
-            | "ENUM_TYPE_INFO" | "STRING_TYPE_INFO" => self.fields(object),
+            | "ENUM_TYPE_INFO" | "STRING_TYPE_INFO" | "GENERIC_TYPE_INFO" | "GEO_TYPE_INFO" => {
+                self.fields(object)
+            }
             "SHOW_REF" => Err(Rejection::Unknown("SHOW, DESCRIBE and SUMMARIZE".to_owned())),
             other => Err(Rejection::Unknown(other.to_owned())),
         }

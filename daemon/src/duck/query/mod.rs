@@ -127,6 +127,9 @@ impl Query {
         if expected != given {
             return Err(RunError::Parameters { expected, given });
         }
+        if let Some(why) = running.cancelled() {
+            return Err(RunError::Cancelled(why));
+        }
         let conn = engine.connect()?;
         running.begin(conn.interrupt_handle());
         let result = self.run_on(&conn, running);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use duckdb::InterruptHandle;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 /// How often whoever waits for a query's end interrupts it.
 const NUDGE_INTERVAL: Duration = Duration::from_millis(2);
@@ -21,7 +22,7 @@ pub enum Cancelled {
     Timeout = 1,
     /// The daemon stops.
     Stopping = 2,
-    /// Somebody writes to a date that it had attached; it may begin again.
+    /// Somebody opens a date and needs what it holds; it may begin again.
     Preempted = 3,
     /// A flush, or the process, needs the memory.
     Memory = 4,
@@ -36,11 +37,14 @@ impl Cancelled {
 }
 
 /// One query that runs.
-#[derive(Default)]
 pub struct Running {
+    /// The storage that it reads.
+    storage: String,
     /// The first reason, 0 while there is none.
     reason: AtomicU8,
     interrupt: Mutex<Option<Arc<InterruptHandle>>>,
+    /// Told when there is a reason.
+    ended: Notify,
 }
 
 impl std::fmt::Debug for Running {
@@ -50,6 +54,15 @@ impl std::fmt::Debug for Running {
 }
 
 impl Running {
+    pub(super) fn new(storage: &str) -> Self {
+        Self {
+            storage: storage.to_owned(),
+            reason: AtomicU8::new(0),
+            interrupt: Mutex::new(None),
+            ended: Notify::new(),
+        }
+    }
+
     pub(super) fn begin(&self, interrupt: Arc<InterruptHandle>) {
         *self.interrupt.lock() = Some(interrupt);
     }
@@ -66,7 +79,19 @@ impl Running {
     /// Ends it; the first reason stays.
     pub fn cancel(&self, why: Cancelled) {
         let _ = self.reason.compare_exchange(0, why as u8, Ordering::AcqRel, Ordering::Acquire);
+        self.ended.notify_one();
         self.nudge();
+    }
+
+    /// Waits until somebody ends it. For the one task that prepares it: what that waits for may be what
+    /// the other needs.
+    pub async fn ended(&self) -> Cancelled {
+        loop {
+            if let Some(why) = self.cancelled() {
+                return why;
+            }
+            self.ended.notified().await;
+        }
     }
 
     /// Interrupts it again, where it was ended and still runs.
@@ -85,8 +110,8 @@ pub struct Runnings(Mutex<Vec<Weak<Running>>>);
 
 impl Runnings {
     /// A query that is about to run.
-    pub fn add(&self) -> Arc<Running> {
-        let running = Arc::new(Running::default());
+    pub fn add(&self, storage: &str) -> Arc<Running> {
+        let running = Arc::new(Running::new(storage));
         let mut all = self.0.lock();
         all.retain(|other| other.strong_count() > 0);
         all.push(Arc::downgrade(&running));
@@ -95,6 +120,12 @@ impl Runnings {
 
     fn all(&self) -> Vec<Arc<Running>> {
         self.0.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Ends those that read a storage, because what they hold is needed; they begin again.
+    pub fn preempt(&self, storage: &str) {
+        let all = self.all();
+        all.iter().filter(|running| running.storage == storage).for_each(|r| r.cancel(Cancelled::Preempted));
     }
 
     /// Ends all of them and waits until none works in DuckDB any more, at most so long. Answers whether
