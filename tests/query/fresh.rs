@@ -90,5 +90,7 @@ fn a_dashboard_sees_every_answered_write_while_eight_write() {
         thread::sleep(next.saturating_duration_since(Instant::now()));
     }
     stop.store(true, Ordering::Relaxed);
-    writers.into_iter().for_each(|writer| writer.join().expect("it wrote"));
+    for writer in writers {
+        writer.join().expect("it wrote");
+    }
 }

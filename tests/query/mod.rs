@@ -1,6 +1,7 @@
 //! `query`: one SELECT over what the storage holds, and nothing else.
 
 mod bounds;
+mod command_line;
 mod dates;
 mod fresh;
 mod refused;

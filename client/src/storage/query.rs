@@ -8,7 +8,7 @@ use fastpersist_protocol::json::Scanner;
 use fastpersist_protocol::request::{self, Op, ResultKind};
 use fastpersist_protocol::time::Date;
 use serde::de::value::MapDeserializer;
-use serde::de::{DeserializeOwned, IntoDeserializer as _};
+use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -140,7 +140,7 @@ impl QueryResult {
     /// [`Error::Protocol`] when a row does not fit the type.
     pub fn rows<T: DeserializeOwned>(&self) -> Result<Vec<T>, Error> {
         let rows = self.rows.iter().map(|row| serde_json::from_str(row.get()));
-        rows.collect::<Result<_, _>>().map_err(misfit)
+        rows.collect::<Result<_, _>>().map_err(|error| misfit(&error))
     }
 
     /// The rows by the names of the columns: as structs or maps.
@@ -148,17 +148,18 @@ impl QueryResult {
     /// # Errors
     /// [`Error::Protocol`] when a row does not fit the type.
     pub fn records<T: DeserializeOwned>(&self) -> Result<Vec<T>, Error> {
-        let record = |row: &Box<RawValue>| {
+        let record = |row: &RawValue| {
             let values: Vec<&RawValue> = serde_json::from_str(row.get())?;
             let names = self.columns.iter().map(|column| column.name.as_str());
-            let fields = names.zip(values.into_iter().map(|value| value.into_deserializer()));
+            let fields = names.zip(values.into_iter().map(IntoDeserializer::into_deserializer));
             T::deserialize(MapDeserializer::new(fields))
         };
-        self.rows.iter().map(record).collect::<Result<_, serde_json::Error>>().map_err(misfit)
+        let records = self.rows.iter().map(|row| record(row));
+        records.collect::<Result<_, serde_json::Error>>().map_err(|error| misfit(&error))
     }
 }
 
-fn misfit(error: serde_json::Error) -> Error {
+fn misfit(error: &serde_json::Error) -> Error {
     Error::Protocol(format!("a row of the result does not fit the type: {error}"))
 }
 

@@ -264,12 +264,12 @@ impl Storage {
         running: &Arc<Running>,
         deadline: Instant,
     ) -> Result<(Vec<Source>, Option<OwnedSemaphorePermit>), QueryError> {
-        let dated = match &self.kind {
+        let store = match &self.kind {
             Kind::Collection(collection) => {
                 let held = Held::Open(Arc::clone(collection.partition()));
                 return Ok((vec![Source { date: None, held }], None));
             }
-            Kind::Dated(dated) => dated,
+            Kind::Dated(store) => store,
         };
         let from = from.or(to).unwrap_or_else(|| self.today());
         let to = to.unwrap_or(from);
@@ -279,19 +279,19 @@ impl Storage {
         let dates = if from == to {
             vec![from]
         } else {
-            let all = dated.dates().map_err(QueryError::Dates)?;
+            let all = store.dates().map_err(QueryError::Dates)?;
             all.into_iter().filter(|date| (from..=to).contains(date)).collect()
         };
         let max = queries.limits.max_query_dates;
         if dates.len() > max {
             return Err(QueryError::TooManyDates { asked: dates.len(), max });
         }
-        let closed = dates.iter().filter(|date| !dated.is_open(**date)).count();
+        let closed = dates.iter().filter(|date| !store.is_open(**date)).count();
         let permits = take(&queries.dates, closed, deadline, "limits.max_query_dates").await?;
         let mut sources = Vec::with_capacity(dates.len());
         for date in dates {
-            let hold = timeout_at(deadline.into(), dated.hold(date, running));
-            let held = hold.await.map_err(|_| RunError::Cancelled(Cancelled::Timeout))??;
+            let holding = timeout_at(deadline.into(), store.hold(date, running));
+            let held = holding.await.map_err(|_| RunError::Cancelled(Cancelled::Timeout))??;
             sources.extend(held.map(|held| Source { date: Some(date), held }));
         }
         Ok((sources, Some(permits)))

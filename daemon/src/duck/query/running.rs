@@ -133,12 +133,16 @@ impl Runnings {
     pub fn cancel_all(&self, why: Cancelled, patience: Duration) -> bool {
         let all: Vec<_> =
             self.all().into_iter().filter(|running| running.interrupt.lock().is_some()).collect();
-        all.iter().for_each(|running| running.cancel(why));
+        for running in &all {
+            running.cancel(why);
+        }
         let begun = Instant::now();
         let works = |running: &Arc<Running>| running.interrupt.lock().is_some();
         while all.iter().any(works) && begun.elapsed() < patience {
             std::thread::sleep(NUDGE_INTERVAL);
-            all.iter().for_each(|running| running.nudge());
+            for running in &all {
+                running.nudge();
+            }
         }
         !all.is_empty()
     }

@@ -54,7 +54,7 @@ pub(super) fn write(shape: &Shape, array: &dyn Array, row: usize, out: &mut Out)
         }
         Shape::Enum => write_string(out, enumerated(array, row)),
         Shape::List(_) | Shape::Struct(_) | Shape::Map(..) | Shape::Union(_) => {
-            nested(shape, array, row, out)
+            nested(shape, array, row, out);
         }
         Shape::Unknown => out.extend_from_slice(b"null"),
     }

@@ -85,10 +85,10 @@ impl View {
             self.kind.name(),
             columns.join(", ")
         );
-        for part in &self.parts {
+        sql.extend(self.parts.iter().map(|part| {
             let date = part.date.map(|date| format!("DATE '{date}' AS date, ")).unwrap_or_default();
-            sql.push_str(&format!(" UNION ALL BY NAME SELECT {date}* FROM {}", part.table));
-        }
+            format!(" UNION ALL BY NAME SELECT {date}* FROM {}", part.table)
+        }));
         sql
     }
 }

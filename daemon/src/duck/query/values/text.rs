@@ -159,9 +159,9 @@ pub(super) fn bignum(bytes: &[u8], out: &mut Out) {
         }
     }
     let mut text = String::from(if is_negative { "-" } else { "" });
-    for (index, digit) in digits.iter().rev().enumerate() {
-        text.push_str(&if index == 0 { digit.to_string() } else { format!("{digit:09}") });
-    }
+    let (highest, others) = digits.split_last().unwrap_or((&0, &[]));
+    text.push_str(&highest.to_string());
+    text.extend(others.iter().rev().map(|digit| format!("{digit:09}")));
     if text.parse::<i64>().is_ok() || text.parse::<u64>().is_ok() {
         out.extend_from_slice(text.as_bytes());
     } else {
