@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fastpersist_protocol::time::Date;
 use serde_json::{Value, json};
 
-use super::{Bounds, Cancelled, Parameter, Query, Rows, RunError, Running};
+use super::{Bounds, Cancelled, Parameter, Part, Query, Rows, RunError, Running, View};
 use crate::duck::gate::Gate;
-use crate::duck::{Engine, EngineSettings};
+use crate::duck::{Engine, EngineSettings, Files, Store};
+use crate::storage::schema::{Model, Schema};
 
 fn engine() -> (tempfile::TempDir, Arc<Engine>) {
     let dir = tempfile::tempdir().expect("a directory");
@@ -294,4 +296,35 @@ fn the_engine_itself_is_shut() {
     let file = dir.path().join("inside.duckdb");
     engine.attach(&file, "inside").expect("attached");
     engine.detach(&file, "inside").expect("detached");
+}
+
+/// A condition on `date` leaves out the files of all other dates.
+#[test]
+fn dates_that_the_sql_rules_out_are_not_read() {
+    let (dir, engine) = engine();
+    let schema = Arc::new(Schema { model: Model::Dated, extra: Vec::new() });
+    let dates = ["2025-01-15", "2025-01-16", "2025-01-17"].map(|date| Date::parse(date).expect("a date"));
+    let conn = engine.connect().expect("a connection");
+    let stores = dates.map(|date| {
+        let files = Files::Dated { data: dir.path().join(format!("{date}.duckdb")) };
+        let store = Store::open(Arc::clone(&engine), Arc::clone(&schema), files).expect("it opens");
+        let table = store.shared().current.sql();
+        conn.execute_batch(&format!(
+            "INSERT INTO {table} (key, seq) SELECT 'k' || i, i FROM range(100) t(i)"
+        ))
+        .expect("filled");
+        store
+    });
+    let parts = dates.iter().zip(&stores).map(|(date, store)| Part::of_store(Some(*date), store)).collect();
+    conn.execute_batch(&View::dated(&schema, parts).sql()).expect("a view");
+    let files_read = |condition: &str| {
+        let sql = format!("EXPLAIN SELECT count(*), max(key) FROM storage WHERE {condition}");
+        let plan: String = conn.query_row(&sql, [], |row| row.get(1)).expect(condition);
+        plan.matches("SEQ_SCAN").count()
+    };
+    assert_eq!(files_read("seq = 1"), 3);
+    assert_eq!(files_read("date = '2025-01-16'"), 1);
+    assert_eq!(files_read("date >= DATE '2025-01-16' AND seq = 1"), 2);
+    assert_eq!(files_read("date IN ('2025-01-15', '2025-01-17')"), 2);
+    assert_eq!(files_read("date = '2024-01-01'"), 0);
 }
