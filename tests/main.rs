@@ -29,6 +29,7 @@ mod durability;
 mod if_seq;
 mod keys;
 mod many_writers;
+mod query;
 
 // Sharing: what one process tells the others.
 mod subscribe;

@@ -115,7 +115,8 @@ pub(crate) fn request(request: &Request<'_>) -> Call<Reply> {
         | Op::VerifyBackup { .. }
         | Op::CheckHealth { .. }
         | Op::RebuildHistoryFromWal { .. }
-        | Op::RebuildLatestFromHistory => call.unbounded(),
+        | Op::RebuildLatestFromHistory
+        | Op::Query(_) => call.unbounded(),
         Op::Subscribe { .. } | Op::Unsubscribe { .. } => {
             let reason = "events have no place among the answers; the client's method `subscribe` has a connection for them";
             Call::failed(Error::Data(reason.to_owned()), reply::whole)

@@ -71,5 +71,8 @@ pub use outcome::{
 pub use record::{CollectionRecord, DatedRecord};
 pub use reply::Reply;
 pub use socket::{SOCKET_VARIABLE, Socket};
-pub use storage::{Batch, Collection, CollectionStorage, Dated, DatedStorage, Delete, Keys, Store, Write};
+pub use storage::{
+    Batch, Collection, CollectionStorage, Dated, DatedStorage, Delete, Keys, Query, QueryColumn, QueryResult,
+    Store, Write,
+};
 pub use value::Value;

@@ -28,6 +28,7 @@ use crate::signals::{self, Listener};
 use crate::stats::DaemonStats;
 use crate::storage::Storage;
 use crate::storage::partition::{FlushError, OpenError, Shared};
+use crate::storage::querying::Queries;
 use crate::systemd::{self, Notifier};
 use crate::wal::commit::InlineSlots;
 
@@ -114,6 +115,8 @@ pub fn run(
     let runtime = runtime()?;
     let _inside = runtime.enter();
     let shared = shared(&config.limits, &locks)?;
+    let directories: Vec<_> = config.storages.iter().flat_map(StorageConfig::database_directories).collect();
+    shared.engine.lock_down(&directories, config.limits.duckdb_temp_bytes)?;
     let storages = recover(&config.storages, &shared, notifier)?;
     let socket = Socket::open(&config.daemon, handed_over)?;
     let endpoint = Endpoint::bind(&config.metrics, &shared.disk)?;
@@ -122,6 +125,7 @@ pub fn run(
         access: RwLock::new(AccessTable::new(&config)),
         storages,
         stats: DaemonStats::default(),
+        queries: Arc::new(Queries::new(&config.limits)?),
         stopping: stopping.clone(),
         config,
     });

@@ -16,6 +16,7 @@ mod import;
 mod load;
 mod output;
 mod read;
+mod sql;
 mod stats;
 mod watch;
 mod write;
@@ -91,6 +92,8 @@ enum Verb {
     Dates(read::DatesArgs),
     /// Print changes as they come, or run a command for each.
     Watch(watch::WatchArgs),
+    /// Ask with SQL: one SELECT over what a storage holds.
+    Sql(sql::SqlArgs),
     /// Delete one record.
     Delete(write::DeleteArgs),
     /// Store and delete many records, all or none.
@@ -162,6 +165,7 @@ fn run(cli: &Cli) -> Outcome {
         Verb::Collections(args) => read::collections(global, args, &mut out),
         Verb::Dates(_) => read::dates(global, &mut out),
         Verb::Watch(args) => watch::watch(global, args, &mut out),
+        Verb::Sql(args) => sql::sql(global, args, &mut out),
         Verb::Flush(_) => admin::flush(global, &mut out),
         Verb::Export(args) => admin::export(global, args, &mut out),
         Verb::Stats(args) => stats::stats(global, args, &mut out),

@@ -46,6 +46,16 @@ impl Output {
         self.people
     }
 
+    /// Whether it goes to a terminal.
+    pub(crate) fn is_terminal() -> bool {
+        io::stdout().is_terminal()
+    }
+
+    /// Prints bytes as they are.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Outcome {
+        self.out.write_all(bytes).map_err(|error| Failure::output(&error))
+    }
+
     /// Prints a line.
     pub(crate) fn line(&mut self, text: impl fmt::Display) -> Outcome {
         writeln!(self.out, "{text}").map_err(|error| Failure::output(&error))
@@ -137,7 +147,7 @@ fn fields(record: &RawValue) -> Vec<(&'static str, String)> {
 }
 
 /// A JSON string without its quotes; anything else as it is.
-fn plain(json: &str) -> String {
+pub(crate) fn plain(json: &str) -> String {
     serde_json::from_str::<String>(json).unwrap_or_else(|_| json.to_owned())
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use fastpersist_protocol::request::Op;
 use serde::Serialize;
 
-use super::{Batch, Collection, Delete, Keys, Place, Store};
+use super::{Batch, Collection, Delete, Keys, Place, Query, Store};
 use crate::Client;
 use crate::call::{self, Call, Caller, on};
 use crate::outcome::{BackupInfo, Collections, ExportOutcome, OneRecord, Records};
@@ -83,6 +83,12 @@ impl<C: Caller> CollectionStorage<C> {
         let op = Op::Collections { key: Cow::Borrowed(key) };
         let decode = |line: &[u8]| Ok(reply::decode::<Collections>(line)?.collections);
         self.place.client.call(Call::with(&on(&self.place.storage, op), decode))
+    }
+
+    /// Begins a query: one SELECT over the tables `storage_latest` and `storage_history`. See [`Query`] for
+    /// its options; nothing happens before its `send`.
+    pub fn query(&self, sql: impl Into<String>) -> Query<C> {
+        Query::new(sql.into(), self.place.clone())
     }
 
     /// Begins a request for a page of keys.

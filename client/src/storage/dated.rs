@@ -8,7 +8,7 @@ use fastpersist_protocol::request::Op;
 use fastpersist_protocol::time::Date;
 use serde::Serialize;
 
-use super::{Batch, Dated, Delete, Keys, Place, Store};
+use super::{Batch, Dated, Delete, Keys, Place, Query, Store};
 use crate::Client;
 use crate::call::{self, Call, Caller, on};
 use crate::error::Error;
@@ -77,6 +77,12 @@ impl<C: Caller> DatedStorage<C> {
         let op = Op::GetKey { date: self.place.date, key: Cow::Borrowed(key), collection_name: None };
         let decode = |line: &[u8]| Ok(reply::decode::<Records<_>>(line)?.records);
         self.place.client.call(Call::with(&on(&self.place.storage, op), decode))
+    }
+
+    /// Begins a query: one SELECT over the table `storage`. Without dates of its own, of the handle or of
+    /// [`Query::dates`], it reads today. See [`Query`] for its options; nothing happens before its `send`.
+    pub fn query(&self, sql: impl Into<String>) -> Query<C> {
+        Query::new(sql.into(), self.place.clone())
     }
 
     /// Begins a request for a page of keys.

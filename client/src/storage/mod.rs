@@ -7,12 +7,14 @@ mod batch;
 mod collection;
 mod dated;
 mod keys;
+mod query;
 mod write;
 
 pub use batch::Batch;
 pub use collection::CollectionStorage;
 pub use dated::DatedStorage;
 pub use keys::Keys;
+pub use query::{Query, QueryColumn, QueryResult};
 pub use write::{Delete, Store, Write};
 
 use std::sync::Arc;

@@ -28,10 +28,12 @@ impl Config {
             "max_inflight_requests" => max_inflight_requests, "max_inflight_bytes" => max_inflight_bytes,
             "max_output_bytes" => max_output_bytes, "output_stall_timeout_ms" => output_stall_timeout,
             "max_batch_ops" => max_batch_ops, "max_query_rows" => max_query_rows,
+            "max_query_bytes" => max_query_bytes, "max_query_sql_bytes" => max_query_sql_bytes,
+            "max_concurrent_queries" => max_concurrent_queries, "max_query_dates" => max_query_dates,
             "query_timeout_ms" => query_timeout, "max_locks" => max_locks,
             "max_subscriptions" => max_subscriptions, "max_open_dates" => max_open_dates,
             "busy_wait_ms" => busy_wait, "duckdb_memory_bytes" => duckdb_memory_bytes,
-            "duckdb_threads" => duckdb_threads);
+            "duckdb_temp_bytes" => duckdb_temp_bytes, "duckdb_threads" => duckdb_threads);
         for old in &self.storages {
             match new.storages.iter().find(|storage| storage.name == old.name) {
                 Some(new) => old.keys_changed(new, &mut changed),

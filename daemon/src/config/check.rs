@@ -200,6 +200,16 @@ impl Checker {
             output_stall_timeout: millis("output_stall_timeout_ms", raw.output_stall_timeout_ms, 5_000, 1)?,
             max_batch_ops: size("max_batch_ops", raw.max_batch_ops, 10_000, 1)?,
             max_query_rows: size("max_query_rows", raw.max_query_rows, 100_000, 1)?,
+            max_query_bytes: size("max_query_bytes", raw.max_query_bytes, 32 << 20, 1024)?,
+            max_query_sql_bytes: size("max_query_sql_bytes", raw.max_query_sql_bytes, 64 << 10, 1)?,
+            max_concurrent_queries: self.number(
+                "limits.max_concurrent_queries",
+                raw.max_concurrent_queries,
+                4,
+                1,
+                1000,
+            )? as usize,
+            max_query_dates: size("max_query_dates", raw.max_query_dates, 400, 1)?.min(u32::MAX as usize),
             query_timeout: millis("query_timeout_ms", raw.query_timeout_ms, 30_000, 1)?,
             max_locks: size("max_locks", raw.max_locks, 1024, 0)?,
             max_subscriptions: size("max_subscriptions", raw.max_subscriptions, 256, 0)?,
@@ -207,6 +217,7 @@ impl Checker {
             busy_wait: millis("busy_wait_ms", raw.busy_wait_ms, 10_000, 0)?,
             duckdb_memory_bytes: size("duckdb_memory_bytes", raw.duckdb_memory_bytes, 256 << 20, 64 << 20)?
                 as u64,
+            duckdb_temp_bytes: size("duckdb_temp_bytes", raw.duckdb_temp_bytes, 1 << 30, 0)? as u64,
             duckdb_threads: self.number("limits.duckdb_threads", raw.duckdb_threads, 1, 1, 64)? as usize,
         })
     }

@@ -153,6 +153,14 @@ pub struct Limits {
     pub max_batch_ops: usize,
     /// Rows that one query may return.
     pub max_query_rows: usize,
+    /// Bytes of rows that one query may return.
+    pub max_query_bytes: usize,
+    /// The longest SQL.
+    pub max_query_sql_bytes: usize,
+    /// Queries that run at once.
+    pub max_concurrent_queries: usize,
+    /// Dates that queries may have attached at once, beside those that are open.
+    pub max_query_dates: usize,
     /// How long one query may run.
     pub query_timeout: Duration,
     /// Locks at once.
@@ -165,6 +173,8 @@ pub struct Limits {
     pub busy_wait: Duration,
     /// What DuckDB may use for its buffers.
     pub duckdb_memory_bytes: u64,
+    /// What DuckDB may spill to disk.
+    pub duckdb_temp_bytes: u64,
     /// DuckDB's threads.
     pub duckdb_threads: usize,
 }
@@ -238,6 +248,18 @@ impl StorageConfig {
     pub fn database_path(&self, date: &str) -> PathBuf {
         let path = self.db_path.replace("{date}", date);
         if Path::new(&path).is_absolute() { path.into() } else { self.base_dir.join(date).join(path) }
+    }
+
+    /// The directories below which all its database files are.
+    pub fn database_directories(&self) -> Vec<PathBuf> {
+        let mut directories = vec![self.base_dir.clone()];
+        let path = Path::new(&self.db_path);
+        if path.is_absolute() {
+            let has_date =
+                |part: &std::path::Component<'_>| part.as_os_str().to_string_lossy().contains("{date}");
+            directories.push(path.components().take_while(|part| !has_date(part)).collect());
+        }
+        directories
     }
 
     /// The storage's model.

@@ -54,12 +54,17 @@ pub(super) struct RawLimits {
     pub(super) output_stall_timeout_ms: Option<i64>,
     pub(super) max_batch_ops: Option<i64>,
     pub(super) max_query_rows: Option<i64>,
+    pub(super) max_query_bytes: Option<i64>,
+    pub(super) max_query_sql_bytes: Option<i64>,
+    pub(super) max_concurrent_queries: Option<i64>,
+    pub(super) max_query_dates: Option<i64>,
     pub(super) query_timeout_ms: Option<i64>,
     pub(super) max_locks: Option<i64>,
     pub(super) max_subscriptions: Option<i64>,
     pub(super) max_open_dates: Option<i64>,
     pub(super) busy_wait_ms: Option<i64>,
     pub(super) duckdb_memory_bytes: Option<i64>,
+    pub(super) duckdb_temp_bytes: Option<i64>,
     pub(super) duckdb_threads: Option<i64>,
 }
 

@@ -1,7 +1,8 @@
 //! The one DuckDB instance of the daemon, and what it may do.
 //!
 //! Invariant: the instance reaches nothing outside by itself. It installs and loads no extension, reads no
-//! stored secret, and makes a checkpoint only when it is told to.
+//! stored secret, and makes a checkpoint only when it is told to. Once it is [locked down](Engine::lock_down), it
+//! reaches no file but those of the storages.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +14,7 @@ use parking_lot::Mutex;
 
 use super::error::DuckError;
 use super::hurry::Hurry;
+use super::query::{Borrowing, Runnings};
 
 /// What the instance is given.
 #[derive(Debug, Clone)]
@@ -60,6 +62,10 @@ pub struct Engine {
     memory_limit_bytes: u64,
     next_alias: AtomicU64,
     pub(super) hurry: Hurry,
+    /// What messages to clients must not tell.
+    directories: OnceLock<Vec<String>>,
+    borrowing: Borrowing,
+    runnings: Runnings,
 }
 
 impl Engine {
@@ -76,7 +82,6 @@ impl Engine {
                 .with("threads", settings.threads.max(1).to_string())?
                 .with("temp_directory", temp_directory)?;
             let base = Connection::open_in_memory_with_flags(config)?;
-            // What shuts SQL in for good (external access, the lock on the configuration) belongs behind these.
             base.execute_batch(SETTINGS)?;
             // The same for every engine of the process.
             let _ = VERSION.set(base.version()?);
@@ -88,7 +93,54 @@ impl Engine {
             memory_limit_bytes: settings.memory_limit_bytes,
             next_alias: AtomicU64::new(1),
             hurry: Hurry::default(),
+            directories: OnceLock::new(),
+            borrowing: Borrowing::default(),
+            runnings: Runnings::default(),
         }))
+    }
+
+    /// Shuts SQL in for good: from now on only files below `directories` can be reached, spilling has a bound,
+    /// and no setting can be changed but the two that the daemon itself changes.
+    ///
+    /// # Errors
+    /// [`DuckError::Start`] when DuckDB refuses a setting, [`DuckError::Path`] for a directory whose name is not
+    /// UTF-8.
+    pub fn lock_down(&self, directories: &[PathBuf], max_temp_bytes: u64) -> Result<(), DuckError> {
+        let mut names = Vec::with_capacity(directories.len());
+        for directory in directories {
+            let absolute = std::path::absolute(directory);
+            let absolute = absolute.map_err(|_| DuckError::Path { path: directory.clone() })?;
+            names.push(utf8(&absolute)?.to_owned());
+        }
+        let list = names.iter().map(|name| quote_text(name)).collect::<Vec<_>>().join(", ");
+        let sql = format!(
+            "SET GLOBAL max_temp_directory_size = '{max_temp_bytes}B';
+             SET GLOBAL allowed_directories = [{list}];
+             SET GLOBAL enable_external_access = false;
+             SET GLOBAL allowed_configs = ['memory_limit', 'arrow_lossless_conversion'];
+             SET GLOBAL lock_configuration = true;"
+        );
+        let locked = self.base.lock().execute_batch(&sql);
+        locked.map_err(|source| DuckError::Start { source: Box::new(source) })?;
+        // Set once, at the start.
+        let _ = self.directories.set(names);
+        Ok(())
+    }
+
+    /// A message of DuckDB's without the directories in it: a client has no use for them.
+    pub(super) fn without_paths(&self, message: &str) -> String {
+        let directories = self.directories.get().map(Vec::as_slice).unwrap_or_default();
+        directories.iter().fold(message.to_owned(), |message, directory| message.replace(directory, "…"))
+    }
+
+    /// Files that are attached for queries.
+    pub fn borrowing(&self) -> &Borrowing {
+        &self.borrowing
+    }
+
+    /// Queries that run.
+    pub fn runnings(&self) -> &Runnings {
+        &self.runnings
     }
 
     /// Lets go of blocks that are only cached. A large flush leaves the whole limit full of them, and nobody
@@ -119,13 +171,20 @@ impl Engine {
         format!("store_{}", self.next_alias.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Attaches a file, which is made if it is not there.
+    /// Attaches a file, which is made if it is not there. Queries that have it attached are ended first.
     pub(super) fn attach(&self, path: &Path, alias: &str) -> Result<(), DuckError> {
+        self.borrowing.reclaim(path)?;
         self.attach_as(path, alias, "")
     }
 
-    /// Attaches a file that is there and is only read.
+    /// Attaches a file that is there and is only read. Queries that have it attached are ended first.
     pub(super) fn attach_read_only(&self, path: &Path, alias: &str) -> Result<(), DuckError> {
+        self.borrowing.reclaim(path)?;
+        self.attach_for_query(path, alias)
+    }
+
+    /// Like [`attach_read_only`](Self::attach_read_only), for whoever keeps the list of those queries.
+    pub(super) fn attach_for_query(&self, path: &Path, alias: &str) -> Result<(), DuckError> {
         self.attach_as(path, alias, ", READ_ONLY")
     }
 

@@ -135,6 +135,12 @@ pub enum DuckError {
         /// The column.
         column: &'static str,
     },
+    /// Queries that read the file do not end.
+    #[error("{}: queries that read it do not end; try again", file.display())]
+    Borrowed {
+        /// The file.
+        file: PathBuf,
+    },
     /// The store was closed before.
     #[error("{}: the store is closed", file.display())]
     Closed {
@@ -220,7 +226,7 @@ impl DuckError {
 
     /// Whether another program, or a transaction of this one, has the file, which passes.
     pub fn is_in_use(&self) -> bool {
-        matches!(self, Self::InUse { .. })
+        matches!(self, Self::InUse { .. } | Self::Borrowed { .. })
     }
 
     /// The file that it is about; `None` where it is about none, or several.
@@ -240,6 +246,7 @@ impl DuckError {
             | Self::Batch { file, .. }
             | Self::Arrow { file, .. }
             | Self::Row { file, .. }
+            | Self::Borrowed { file }
             | Self::Closed { file } => Some(file),
         }
     }

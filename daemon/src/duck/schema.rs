@@ -120,6 +120,18 @@ const fn extra_type(kind: ExtraType) -> &'static str {
     }
 }
 
+/// A table's columns with their types.
+pub(super) fn columns(kind: Kind, schema: &Schema) -> Vec<(String, &'static str)> {
+    columns_of(kind, schema).map(|column| (column.name, column.sql)).collect()
+}
+
+fn columns_of(kind: Kind, schema: &Schema) -> impl Iterator<Item = Column> {
+    let base = kind.model().columns().iter();
+    let base = base.filter(move |name| kind != Kind::Latest || **name != "deleted");
+    let extra = schema.extra.iter().map(|column| Column::new(&column.name, extra_type(column.kind)));
+    base.map(|name| Column::new(name, base_type(name))).chain(extra)
+}
+
 /// One table in one attached file.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -132,10 +144,7 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new(kind: Kind, file: PathBuf, alias: String, schema: &Schema) -> Self {
-        let base = kind.model().columns().iter();
-        let base = base.filter(|name| kind != Kind::Latest || **name != "deleted");
-        let extra = schema.extra.iter().map(|column| Column::new(&column.name, extra_type(column.kind)));
-        let columns = base.map(|name| Column::new(name, base_type(name))).chain(extra).collect();
+        let columns = columns_of(kind, schema).collect();
         Self { kind, file, alias, columns, flushed_seq: AtomicU64::new(0) }
     }
 

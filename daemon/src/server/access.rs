@@ -106,6 +106,7 @@ pub fn needed_role(op: &Op<'_>) -> Role {
         | Op::Keys { .. }
         | Op::Collections { .. }
         | Op::Dates
+        | Op::Query(_)
         | Op::Subscribe { .. }
         | Op::Unsubscribe { .. }
         | Op::Stats { .. }

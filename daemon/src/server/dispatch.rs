@@ -168,6 +168,7 @@ impl<'s> Dispatcher<'s> {
                 self.health(id, ask, &op, pass, out).await
             }
             Op::Stats { .. } | Op::Info | Op::Ping => self.about(id, ask, &op, pass, out).await,
+            Op::Query(ref query) => self.query(id, ask, query, pass, out).await,
             _ => Err(WireError::new(ErrorCode::UnknownOp, "this daemon does not know the operation")),
         }
     }
@@ -213,6 +214,11 @@ impl<'s> Dispatcher<'s> {
             }
         };
         if role >= ask.needed { Ok(()) } else { Err(errors::forbidden(ask.op, role, ask.needed)) }
+    }
+
+    /// Lets go of the partition that is held: what comes may have to make room.
+    pub(super) fn release(&mut self) {
+        self.partition = None;
     }
 
     /// Makes sure that the partition for a write is the one that is held.

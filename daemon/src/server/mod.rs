@@ -18,6 +18,7 @@ mod imports;
 mod keeping;
 pub mod listener;
 mod pass;
+mod query;
 mod reads;
 mod report;
 mod subscriptions;
@@ -32,6 +33,7 @@ use crate::config::Config;
 use crate::schedule::JobReport;
 use crate::stats::DaemonStats;
 use crate::storage::Storage;
+use crate::storage::querying::Queries;
 use access::AccessTable;
 
 /// What all connections share.
@@ -43,6 +45,8 @@ pub struct Server {
     pub storages: Vec<Arc<Storage>>,
     /// Who may do what.
     pub access: RwLock<AccessTable>,
+    /// How many queries may run.
+    pub queries: Arc<Queries>,
     /// The daemon's counters.
     pub stats: DaemonStats,
     /// Turns true when the daemon stops.

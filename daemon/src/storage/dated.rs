@@ -19,10 +19,12 @@ use super::StorageError;
 use super::feed::{Feed, Watching};
 use super::partition::backup::{is_covered, waits_for_backups};
 use super::partition::{FlushError, Layout, OpenError, Partition, Shared, notes};
+use super::querying::Held;
 use super::settled::{SETTLED_FILE, forget_settled, read_settled};
 use crate::config::StorageConfig;
 use crate::disk;
 use crate::duck::Files;
+use crate::duck::query::{Borrowed, Running};
 use crate::latch::Latch;
 use crate::stats::StorageStats;
 use crate::wal::recover::RecoverError;
@@ -373,6 +375,40 @@ impl Dated {
         if Arc::strong_count(slot) == 2 && slot.try_lock().is_ok_and(|open| open.is_none()) {
             slots.remove(&date);
         }
+    }
+
+    /// Whether the date is open now.
+    pub(super) fn is_open(&self, date: Date) -> bool {
+        self.open.lock().contains_key(&date)
+    }
+
+    /// Holds a date for a query: its partition where it is open, or has to be because its log may hold what
+    /// DuckDB does not; else its database file, attached for the query alone. `None` where it has no data.
+    ///
+    /// # Errors
+    /// See [`StorageError`].
+    pub(super) async fn hold(
+        &self,
+        date: Date,
+        running: &Arc<Running>,
+    ) -> Result<Option<Held>, StorageError> {
+        if !self.is_open(date) && self.is_settled(date) && self.has_database(date) {
+            let slot = Arc::clone(self.slots.lock().entry(date).or_default());
+            // Nobody opens or closes it meanwhile.
+            let open = slot.lock().await;
+            if open.is_none() && self.is_settled(date) {
+                let path = self.config.database_path(&date.to_string());
+                let borrow = || Borrowed::new(&self.shared.engine, path, running);
+                let borrowed = tokio::task::block_in_place(borrow).map_err(OpenError::Duck);
+                drop(open);
+                self.forget_unused_slot(date, &slot);
+                let borrowed = borrowed?;
+                return Ok(Some(Held::Attached(borrowed)));
+            }
+            drop(open);
+            self.forget_unused_slot(date, &slot);
+        }
+        Ok(self.existing_partition(date).await?.map(Held::Open))
     }
 
     /// The partitions that are open now.

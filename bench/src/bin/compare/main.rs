@@ -6,6 +6,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod beside;
 mod cleanup;
 mod error;
 mod generator_check;
@@ -120,6 +121,15 @@ enum Measure {
         /// Connections that write, one request at a time
         #[arg(long, default_value_t = 8)]
         writers: usize,
+    },
+    /// What ten fresh queries a second cost writers
+    QueryBeside {
+        /// Connections that write
+        #[arg(long, default_value_t = 8)]
+        writers: usize,
+        /// Requests that each has under way
+        #[arg(long, default_value_t = 1)]
+        pipeline: usize,
     },
     /// Resident memory with everything cached
     Memory {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use fastpersist_bench::wire::FastPersist;
 use fastpersist_bench::{KEYS_MAX, Latency, Load, duration_text, grouped, run_with};
 
+use crate::beside;
 use crate::error::{CompareError, Context};
 use crate::place::Room;
 use crate::servers::{Flushing, STORAGE, Server};
@@ -21,6 +22,7 @@ const RECOVERY_RECORDS_PER_SECOND: u64 = 250_000;
 const READY_LIMIT: Duration = Duration::from_millis(300);
 const LARGE_FLUSH_LIMIT: Duration = Duration::from_secs(1);
 const WRITER_P99_FACTOR: f64 = 3.0;
+const BESIDE_QUERIES_RATIO: f64 = 0.7;
 const MEMORY_BYTES: u64 = 600_000_000;
 
 /// A large partition is loaded in parts, so that what is pending stays small.
@@ -44,6 +46,7 @@ pub(crate) fn run(setup: &Setup, measure: &Measure) -> Result<(), CompareError> 
         Measure::Ready { rows } => bench.ready(rows),
         Measure::FlushIntoLarge { rows, changed } => bench.flush_into_large(rows, changed),
         Measure::FlushLatency { rows, writers } => bench.flush_latency(rows, writers),
+        Measure::QueryBeside { writers, pipeline } => bench.query_beside(writers, pipeline),
         Measure::Memory { rows } => bench.memory(rows),
     }
 }
@@ -219,6 +222,32 @@ impl Bench<'_> {
             format!("{} against {}, factor {factor:.2}", duration_text(busy.p99), duration_text(quiet.p99)),
             format!("at most {WRITER_P99_FACTOR} times"),
             factor <= WRITER_P99_FACTOR,
+        );
+        Ok(())
+    }
+
+    fn query_beside(&self, writers: usize, pipeline: usize) -> Result<(), CompareError> {
+        // Flushed as anybody's is; the keys are those of a usual load.
+        let server =
+            Server::start_daemon(&self.setup.daemon, &self.room, self.load.model, Flushing::Default)?;
+        let load = Load { connections: writers, pipeline, reads_percent: 0, ..self.setup.load.clone() };
+        let mut found = beside::measure(&server, &load)?;
+        server.stop()?;
+        found.queries.sort_unstable();
+        let ratio = found.together / found.alone;
+        let median = found.queries.get(found.queries.len() / 2).copied().unwrap_or_default();
+        self.print(
+            &format!("{writers} writers, {pipeline} deep, beside 10 fresh queries a second"),
+            format!(
+                "{}/s against {}/s, {:.0} %; {} queries, median {}",
+                grouped(found.together as u64),
+                grouped(found.alone as u64),
+                ratio * 100.0,
+                found.queries.len(),
+                duration_text(median)
+            ),
+            format!("at least {:.0} %", BESIDE_QUERIES_RATIO * 100.0),
+            ratio >= BESIDE_QUERIES_RATIO,
         );
         Ok(())
     }

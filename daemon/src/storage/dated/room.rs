@@ -16,6 +16,9 @@ use crate::storage::StorageError;
 /// How soon to look again for a date that can be closed.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
+/// How long whoever opens a date waits before queries that hold others are made to begin again.
+const QUERY_PATIENCE: Duration = Duration::from_millis(50);
+
 /// How soon to try again to close a date whose flush failed.
 const FLUSH_AGAIN: Duration = Duration::from_secs(1);
 
@@ -71,6 +74,9 @@ impl Dated {
                     open: open.len() + self.between.load(Ordering::Relaxed),
                     max,
                 });
+            }
+            if !closed && begun.elapsed() >= QUERY_PATIENCE {
+                self.shared.engine.runnings().preempt(&self.config.name);
             }
             if !closed {
                 // Those in use are so for a moment, mostly: a commit, a look of the keeper.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::Partition;
 use crate::disk;
+use crate::duck::query;
 use crate::duck::{DuckError, FlushBatch, FlushRow, FlushRows, FlushWrite, Present, Store};
 use crate::memory;
 use crate::storage::memtable::{DirtyRow, EVICTED_AT_ONCE, PendingWrite, Replaces, Taking, Unflushed};
@@ -101,12 +102,23 @@ impl Partition {
     /// # Errors
     /// See [`FlushError`].
     pub async fn flush_in_background(self: &Arc<Self>) -> Result<u64, FlushError> {
+        self.on_flush_thread(Self::flush).await
+    }
+
+    /// Runs work on a thread of its own that steps back behind those that answer clients.
+    pub(super) async fn on_flush_thread(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<u64, FlushError> + Send + 'static,
+    ) -> Result<u64, FlushError> {
         let partition = Arc::clone(self);
         let (sender, flushed) = tokio::sync::oneshot::channel();
         let work = move || {
             // Where the system refuses, the flush only runs as hard as everything else.
             let _ = rustix::process::setpriority_process(None, FLUSH_NICE);
-            let _ = sender.send(partition.flush());
+            let result = work(&partition);
+            // Whoever waits may be the next to ask whether somebody else holds the partition.
+            drop(partition);
+            let _ = sender.send(result);
         };
         let thread = std::thread::Builder::new().name("flush".to_owned()).spawn(work);
         thread.map_err(FlushError::Thread)?;
@@ -120,7 +132,11 @@ impl Partition {
     /// # Errors
     /// See [`FlushError`].
     pub fn flush(&self) -> Result<u64, FlushError> {
-        let mut turn = self.flush_turn.lock();
+        self.flush_with(&mut self.flush_turn.lock())
+    }
+
+    /// Like [`flush`](Self::flush), for whoever has the turn.
+    pub(super) fn flush_with(&self, turn: &mut FlushTurn) -> Result<u64, FlushError> {
         let begun = Instant::now();
         let result = self.flush_in_turn();
         let took = begun.elapsed();
@@ -205,7 +221,13 @@ impl Partition {
         self.sync_wal()?;
         self.check_room()?;
         let store = self.open_store()?;
-        let outcome = store.flush(&FlushBatch { through_seq, rows: flush_rows(unflushed) })?;
+        let batch = FlushBatch { through_seq, rows: flush_rows(unflushed) };
+        let outcome = match store.flush(&batch) {
+            Err(error) if query::is_out_of_memory(&error) && self.make_queries_yield() => {
+                store.flush(&batch)?
+            }
+            outcome => outcome?,
+        };
         if store.wal_bytes() > self.checkpoint_log_bytes() {
             self.checkpoint(&store, through_seq);
         }

@@ -9,6 +9,7 @@ pub mod aside;
 pub(in crate::storage) mod backup;
 mod changes;
 mod flush;
+mod fresh;
 mod keep;
 pub mod known;
 pub mod losses;
