@@ -15,6 +15,7 @@
 //! | [`backup`] | copies it, so that it can be had back |
 //! | [`schedule`], [`clock`] | what happens by itself, and by which clock |
 //! | [`offline`] | work on the files by a process of its own |
+//! | [`handover`] | large results as memory that clients hold |
 //! | [`disk`] | every file operation on which durability rests |
 //! | [`dir_lock`], [`latch`], [`stats`] | one daemon per directory; failures that stay; figures |
 //! | [`metrics`], [`logging`], [`signals`] | the figures for Prometheus; the log; SIGHUP, SIGUSR1 and the end |
@@ -30,6 +31,7 @@ pub mod dir_lock;
 pub mod disk;
 pub mod duck;
 pub mod export;
+pub mod handover;
 pub mod latch;
 pub mod logging;
 pub mod memory;

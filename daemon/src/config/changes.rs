@@ -30,6 +30,7 @@ impl Config {
             "max_batch_ops" => max_batch_ops, "max_query_rows" => max_query_rows,
             "max_query_bytes" => max_query_bytes, "max_query_sql_bytes" => max_query_sql_bytes,
             "max_concurrent_queries" => max_concurrent_queries, "max_query_dates" => max_query_dates,
+            "max_handed_over_bytes" => max_handed_over_bytes,
             "query_timeout_ms" => query_timeout, "max_locks" => max_locks,
             "max_subscriptions" => max_subscriptions, "max_open_dates" => max_open_dates,
             "busy_wait_ms" => busy_wait, "duckdb_memory_bytes" => duckdb_memory_bytes,

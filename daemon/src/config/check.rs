@@ -209,6 +209,8 @@ impl Checker {
                 1,
                 1000,
             )? as usize,
+            max_handed_over_bytes: size("max_handed_over_bytes", raw.max_handed_over_bytes, 1 << 30, 1 << 16)?
+                as u64,
             max_query_dates: size("max_query_dates", raw.max_query_dates, 400, 1)?.min(u32::MAX as usize),
             query_timeout: millis("query_timeout_ms", raw.query_timeout_ms, 30_000, 1)?,
             max_locks: size("max_locks", raw.max_locks, 1024, 0)?,

@@ -161,6 +161,8 @@ pub struct Limits {
     pub max_concurrent_queries: usize,
     /// Dates that queries may have attached at once, beside those that are open.
     pub max_query_dates: usize,
+    /// Bytes of results that are handed over as memory and that clients have not closed, together.
+    pub max_handed_over_bytes: u64,
     /// How long one query may run.
     pub query_timeout: Duration,
     /// Locks at once.

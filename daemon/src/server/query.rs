@@ -11,6 +11,7 @@ use super::dispatch::{Answer, Ask, Dispatcher, check_field};
 use super::pass::Pass;
 use super::{Server, errors};
 use crate::duck::query::{Cancelled, Parameter, Rows, RunError};
+use crate::handover::Exhausted;
 use crate::storage::querying::{Asked, QueryError};
 use crate::storage::schema::Model;
 
@@ -27,9 +28,6 @@ impl Dispatcher<'_> {
         let (_, storage) = self.allowed(ask)?;
         check_field(storage, Model::Dated, query.from.is_some(), "from")?;
         check_field(storage, Model::Dated, query.to.is_some(), "to")?;
-        if query.result == ResultKind::Fd {
-            return Err(WireError::field("result", "this daemon hands over rows only; leave \"result\" out"));
-        }
         let asked = Asked {
             sql: query.sql.clone().into_owned(),
             parameters: parameters(query.params, self.server)?,
@@ -38,26 +36,42 @@ impl Dispatcher<'_> {
             fresh: query.fresh,
             max_rows: query.max_rows,
             timeout: query.timeout_ms.map(Duration::from_millis),
+            hand_over: query.result == ResultKind::Fd,
         };
         pass.finish(out).await;
         self.release();
         let server = self.server;
         let result = storage.query(&server.queries, asked, server.stopping.clone()).await;
-        let rows = result.map_err(|error| of_query(&error))?;
-        write_result(out, id, &rows, begun.elapsed());
+        let mut rows = result.map_err(|error| of_query(&error))?;
+        match rows.handover.take() {
+            None => write_result(out, id, &rows, None, begun.elapsed()),
+            Some(handover) => {
+                let mut line = Vec::new();
+                write_result(&mut line, id, &rows, Some(handover.bytes), begun.elapsed());
+                self.subscriptions.wire.push_handover(out, &line, handover.fd);
+            }
+        }
         Ok(())
     }
 }
 
-fn write_result(out: &mut Vec<u8>, id: Option<&str>, rows: &Rows, took: Duration) {
+/// `bytes` is the length of what is handed over in place of the rows.
+fn write_result(out: &mut Vec<u8>, id: Option<&str>, rows: &Rows, bytes: Option<u64>, took: Duration) {
     reply::begin_ok(out, id);
     reply::field(out, "columns");
     rows.write_columns(out);
-    reply::field(out, "rows");
-    out.reserve(rows.json.len() + 128);
-    out.push(b'[');
-    out.extend_from_slice(&rows.json);
-    out.push(b']');
+    if let Some(bytes) = bytes {
+        reply::field(out, "result");
+        json::write_string(out, "fd");
+        reply::field(out, "bytes");
+        json::write_u64(out, bytes);
+    } else {
+        reply::field(out, "rows");
+        out.reserve(rows.json.len() + 128);
+        out.push(b'[');
+        out.extend_from_slice(&rows.json);
+        out.push(b']');
+    }
     reply::field(out, "row_count");
     json::write_u64(out, rows.count as u64);
     reply::field(out, "truncated");
@@ -105,6 +119,8 @@ fn of_query(error: &QueryError) -> WireError {
         QueryError::Run(RunError::Parameters { .. }) => WireError::field("params", error.to_string()),
         QueryError::Run(RunError::Failed(_)) => new(ErrorCode::QueryFailed),
         QueryError::Run(RunError::Cancelled(why)) => of_cancelled(*why),
+        QueryError::Run(RunError::Exhausted(Exhausted::ByOthers)) => new(ErrorCode::Busy),
+        QueryError::Run(RunError::Exhausted(Exhausted::Alone)) => new(ErrorCode::QueryFailed),
         QueryError::Run(RunError::Duck(error)) | QueryError::Duck(error) => {
             errors::internal("a query", error)
         }

@@ -42,7 +42,7 @@ const SUBSCRIBE: &str = "subscribe";
 /// The subscriptions of one connection. They end with it.
 #[derive(Debug)]
 pub(super) struct Subscriptions {
-    wire: Arc<Wire>,
+    pub(super) wire: Arc<Wire>,
     live: Arc<Mutex<Live>>,
     tasks: Mutex<JoinSet<()>>,
 }

@@ -6,12 +6,17 @@
 //!
 //! Invariant: answers go out in the order of the requests. They are appended by one side at a time: by
 //! the leader while a commit is under way, else by the connection. Events of subscriptions come between
-//! them; everybody appends whole lines, so each of them stays whole.
+//! them; everybody appends whole lines, so each of them stays whole. A descriptor goes with the first byte of
+//! its line, so a client gets descriptors in the order of the answers that tell of them.
 
-use std::io;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use tokio::io::{Interest, Ready};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
@@ -32,6 +37,8 @@ pub(super) struct Wire {
 struct State {
     bytes: Vec<u8>,
     sent: usize,
+    /// Descriptors, each with the place in `bytes` with which it goes.
+    handovers: VecDeque<(usize, OwnedFd)>,
     stalled_since: Option<Instant>,
     /// A commit owes answers.
     under_way: bool,
@@ -48,8 +55,15 @@ impl State {
     /// Sends what the socket takes now.
     fn send(&mut self, stream: &UnixStream) {
         while self.waiting() > 0 && self.error.is_none() {
-            match stream.try_write(&self.bytes[self.sent..]) {
+            let next = self.handovers.front();
+            let sending = match next {
+                None => stream.try_write(&self.bytes[self.sent..]),
+                Some((at, _)) if *at > self.sent => stream.try_write(&self.bytes[self.sent..*at]),
+                Some((_, fd)) => send_with(stream, &self.bytes[self.sent..=self.sent], fd),
+            };
+            match sending {
                 Ok(count) => {
+                    self.handovers.pop_front_if(|(at, _)| *at < self.sent + count);
                     self.sent += count;
                     self.stalled_since = None;
                 }
@@ -67,9 +81,23 @@ impl State {
             self.sent = 0;
         } else if self.sent > KEPT_OUTPUT_BYTES {
             self.bytes.drain(..self.sent);
+            self.handovers.iter_mut().for_each(|(at, _)| *at -= self.sent);
             self.sent = 0;
         }
     }
+}
+
+/// Sends bytes and a descriptor with the first of them.
+fn send_with(stream: &UnixStream, bytes: &[u8], fd: &OwnedFd) -> io::Result<usize> {
+    stream.try_io(Interest::WRITABLE, || {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = [fd.as_fd()];
+        if !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+            return Err(io::Error::other("there is no space for a descriptor"));
+        }
+        Ok(rustix::net::sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?)
+    })
 }
 
 /// What became of events.
@@ -109,6 +137,17 @@ impl Wire {
     pub(super) fn push_line(&self, answers: &mut Vec<u8>) {
         let mut state = self.state.lock();
         state.bytes.extend_from_slice(answers);
+        state.send(&self.stream);
+        answers.clear();
+    }
+
+    /// Like [`push_line`](Self::push_line), with a descriptor that goes with `line`, which comes behind `answers`.
+    pub(super) fn push_handover(&self, answers: &mut Vec<u8>, line: &[u8], fd: OwnedFd) {
+        let mut state = self.state.lock();
+        state.bytes.extend_from_slice(answers);
+        let at = state.bytes.len();
+        state.handovers.push_back((at, fd));
+        state.bytes.extend_from_slice(line);
         state.send(&self.stream);
         answers.clear();
     }

@@ -18,8 +18,9 @@ use crate::config::Limits;
 use crate::duck::DuckError;
 use crate::duck::gate::{Checked, Gate, Rejection};
 use crate::duck::query::{
-    Borrowed, Bounds, Cancelled, Parameter, Part, Query, Rows, RunError, Running, View, spawn,
+    Borrowed, Bounds, Cancelled, Form, Parameter, Part, Query, Rows, RunError, Running, View, spawn,
 };
+use crate::handover::Handovers;
 use crate::stats::resident_bytes;
 
 /// How often a query that runs is looked at.
@@ -91,6 +92,7 @@ pub struct Queries {
     gate: Gate,
     slots: Arc<Semaphore>,
     dates: Arc<Semaphore>,
+    handovers: Arc<Handovers>,
     limits: Limits,
 }
 
@@ -104,6 +106,7 @@ impl Queries {
             gate: Gate::open(limits.max_query_sql_bytes)?,
             slots: Arc::new(Semaphore::new(limits.max_concurrent_queries)),
             dates: Arc::new(Semaphore::new(limits.max_query_dates)),
+            handovers: Handovers::new(limits.max_handed_over_bytes),
             limits: limits.clone(),
         })
     }
@@ -126,6 +129,8 @@ pub struct Asked {
     pub max_rows: Option<u64>,
     /// At most so long.
     pub timeout: Option<Duration>,
+    /// Whether the result is handed over as memory, instead of rows.
+    pub hand_over: bool,
 }
 
 /// What a query reads; held until its thread has ended.
@@ -182,9 +187,12 @@ impl Storage {
         let deadline = Instant::now() + timeout;
         let slot = take(&queries.slots, 1, deadline, "all places for queries").await?;
         let checked = self.check(queries, asked.sql.clone()).await?;
-        let max_rows = asked.max_rows.map_or(limits.max_query_rows, |rows| {
-            usize::try_from(rows).unwrap_or(usize::MAX).min(limits.max_query_rows)
-        });
+        let (form, most) = if asked.hand_over {
+            (Form::Arrow(Arc::clone(&queries.handovers)), usize::MAX)
+        } else {
+            (Form::Rows, limits.max_query_rows)
+        };
+        let max_rows = asked.max_rows.map_or(most, |rows| usize::try_from(rows).unwrap_or(most).min(most));
         let bounds = Bounds { max_rows, max_bytes: limits.max_query_bytes };
         let growth = limits.duckdb_memory_bytes + limits.max_query_bytes as u64 + UNCOUNTED_BYTES;
         let watch = Watch { deadline, stopping, max_resident_bytes: resident_bytes() + growth };
@@ -199,7 +207,8 @@ impl Storage {
             let (result, place) = match prepared {
                 Ok((sources, permits)) => {
                     let (checked, parameters) = (checked.clone(), asked.parameters.clone());
-                    let query = Query { checked, parameters, views: self.views(&sources), bounds };
+                    let (views, form) = (self.views(&sources), form.clone());
+                    let query = Query { checked, parameters, views, bounds, form };
                     let begun = self.begin(query, &running, (sources, permits, slot.take()))?;
                     watch.until_end(&running, begun).await?
                 }

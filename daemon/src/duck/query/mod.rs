@@ -2,10 +2,12 @@
 //!
 //! Each query has a thread and a connection of its own, which are thrown away. What it may see is made as
 //! temporary views before a transaction begins that cannot write; then the checked text runs as it is, and
-//! its rows are written as JSON while DuckDB makes them, so that no more of a result exists than is answered.
+//! its rows are written while DuckDB makes them, so that no more of a result exists than is answered: as JSON,
+//! or as an Arrow stream for a client that takes the result over as a whole.
 //!
 //! Invariant: nothing of a query outlives it: no transaction, no setting, no file that it had attached.
 
+mod arrow_stream;
 mod borrow;
 mod params;
 mod running;
@@ -15,6 +17,8 @@ mod types;
 mod values;
 mod views;
 
+use std::sync::Arc;
+
 use arrow::array::Array;
 use duckdb::{Connection, Statement};
 use fastpersist_protocol::json;
@@ -22,6 +26,7 @@ use fastpersist_protocol::json;
 use super::engine::Engine;
 use super::error::DuckError;
 use super::gate::Checked;
+use crate::handover::{Exhausted, Handover, Handovers};
 
 pub use borrow::{Borrowed, Borrowing};
 pub use params::Parameter;
@@ -35,7 +40,7 @@ use types::Shape;
 const STACK_BYTES: usize = 256 << 20;
 /// By how much a query steps back behind those that answer clients.
 const QUERY_NICE: i32 = 5;
-/// What a query's own connection is set to: values that Arrow has no type for come as they are.
+/// What a query's own connection is set to for rows: values that Arrow has no type for come as they are.
 const SESSION: &str = "SET SESSION arrow_lossless_conversion = true";
 
 /// How much of a result is wanted.
@@ -45,6 +50,15 @@ pub struct Bounds {
     pub max_rows: usize,
     /// At most so many bytes of rows; one more row is never begun behind them.
     pub max_bytes: usize,
+}
+
+/// How a result is wanted.
+#[derive(Debug, Clone)]
+pub enum Form {
+    /// Rows, as JSON.
+    Rows,
+    /// An Arrow stream in memory; of the [`Bounds`] only `max_rows` holds.
+    Arrow(Arc<Handovers>),
 }
 
 /// A column of a result.
@@ -67,6 +81,8 @@ pub struct Rows {
     pub count: usize,
     /// Whether there were more.
     pub truncated: bool,
+    /// The result itself, where there is no `json`.
+    pub handover: Option<Handover>,
 }
 
 /// Why a query has no result.
@@ -83,6 +99,9 @@ pub enum RunError {
         /// How many were given.
         given: usize,
     },
+    /// No more can be handed over.
+    #[error(transparent)]
+    Exhausted(Exhausted),
     /// DuckDB could not run it.
     #[error("{0}")]
     Failed(String),
@@ -102,6 +121,21 @@ pub struct Query {
     pub views: Vec<View>,
     /// How much of its result is wanted.
     pub bounds: Bounds,
+    /// And how.
+    pub form: Form,
+}
+
+/// Why a query that runs has no result.
+enum Failure {
+    Duck(duckdb::Error),
+    Exhausted(Exhausted),
+    Other(String),
+}
+
+impl From<duckdb::Error> for Failure {
+    fn from(error: duckdb::Error) -> Self {
+        Self::Duck(error)
+    }
 }
 
 /// Starts a thread that has the stack for a client's SQL and steps back behind those that answer clients.
@@ -137,22 +171,24 @@ impl Query {
         match (result, running.cancelled()) {
             (Ok(rows), _) => Ok(rows),
             (Err(_), Some(why)) => Err(RunError::Cancelled(why)),
-            (Err(error), None) => Err(RunError::Failed(engine.without_paths(&message(&error)))),
+            (Err(Failure::Exhausted(exhausted)), None) => Err(RunError::Exhausted(exhausted)),
+            (Err(Failure::Other(message)), None) => Err(RunError::Failed(message)),
+            (Err(Failure::Duck(error)), None) => {
+                Err(RunError::Failed(engine.without_paths(&message(&error))))
+            }
         }
     }
 
-    fn run_on(&self, conn: &Connection, running: &Running) -> Result<Rows, duckdb::Error> {
-        conn.execute_batch(SESSION)?;
+    fn run_on(&self, conn: &Connection, running: &Running) -> Result<Rows, Failure> {
+        if matches!(self.form, Form::Rows) {
+            conn.execute_batch(SESSION)?;
+        }
         for view in &self.views {
             conn.execute_batch(&view.sql())?;
         }
         conn.execute_batch("BEGIN TRANSACTION READ ONLY")?;
         let mut statement = conn.prepare(self.checked.sql())?;
         drop(statement.stream_arrow(duckdb::params_from_iter(&self.parameters))?);
-        self.fetch(&statement, running)
-    }
-
-    fn fetch(&self, statement: &Statement<'_>, running: &Running) -> Result<Rows, duckdb::Error> {
         let schema = statement.schema();
         let mut rows = Rows::default();
         let mut shapes = Vec::with_capacity(schema.fields().len());
@@ -161,16 +197,32 @@ impl Query {
             rows.columns.push(ResultColumn { name: field.name().clone(), kind: types::name(&logical) });
             shapes.push(Shape::of(&logical));
         }
+        match &self.form {
+            Form::Rows => self.fetch(&statement, &shapes, rows, running),
+            Form::Arrow(handovers) => {
+                let sheet = handovers.begin().map_err(|error| Failure::Other(error.to_string()))?;
+                arrow_stream::fetch(&statement, &shapes, rows, self.bounds.max_rows, sheet, running)
+            }
+        }
+    }
+
+    fn fetch(
+        &self,
+        statement: &Statement<'_>,
+        shapes: &[Shape],
+        mut rows: Rows,
+        running: &Running,
+    ) -> Result<Rows, Failure> {
         while let Some(chunk) = statement.step()? {
             if running.cancelled().is_some() {
-                return Err(duckdb::Error::DuckDBFailure(duckdb::ffi::Error::new(1), None));
+                return Err(ended());
             }
             for row in 0..chunk.len() {
                 if rows.count >= self.bounds.max_rows || rows.json.len() >= self.bounds.max_bytes {
                     rows.truncated = true;
                     return Ok(rows);
                 }
-                rows.push(&shapes, chunk.columns(), row);
+                rows.push(shapes, chunk.columns(), row);
             }
         }
         Ok(rows)
@@ -201,6 +253,11 @@ impl Rows {
             out.push(b'}');
         });
     }
+}
+
+/// What becomes of a query that was ended; why it was is known.
+fn ended() -> Failure {
+    Failure::Other("the query was ended".to_owned())
 }
 
 /// What DuckDB said.

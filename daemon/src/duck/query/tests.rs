@@ -1,12 +1,14 @@
 //! Every type of DuckDB as JSON, and what ends a query.
 
+mod arrow_stream;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use fastpersist_protocol::time::Date;
 use serde_json::{Value, json};
 
-use super::{Bounds, Cancelled, Parameter, Part, Query, Rows, RunError, Running, View};
+use super::{Bounds, Cancelled, Form, Parameter, Part, Query, Rows, RunError, Running, View};
 use crate::duck::gate::Gate;
 use crate::duck::{Engine, EngineSettings, Files, Store};
 use crate::storage::schema::{Model, Schema};
@@ -22,7 +24,8 @@ fn engine() -> (tempfile::TempDir, Arc<Engine>) {
 
 fn query(sql: &str, parameters: Vec<Parameter>) -> Query {
     let checked = Gate::open(64 << 10).expect("DuckDB").check(sql, &[]).expect(sql);
-    Query { checked, parameters, views: Vec::new(), bounds: Bounds { max_rows: 100, max_bytes: 1 << 20 } }
+    let bounds = Bounds { max_rows: 100, max_bytes: 1 << 20 };
+    Query { checked, parameters, views: Vec::new(), bounds, form: Form::Rows }
 }
 
 fn run(sql: &str, parameters: Vec<Parameter>) -> Result<Rows, RunError> {

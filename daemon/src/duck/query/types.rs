@@ -81,6 +81,24 @@ impl Shape {
     }
 }
 
+impl Shape {
+    /// The type, or one inside, that Arrow has none for, so that a value would come as something else.
+    pub(super) fn without_arrow_type(&self) -> Option<&'static str> {
+        match self {
+            Self::UHugeint => Some("UHUGEINT"),
+            Self::Bignum => Some("BIGNUM"),
+            Self::Bit => Some("BIT"),
+            Self::TimeTz => Some("TIME WITH TIME ZONE"),
+            Self::Unknown => Some("value of an unknown type"),
+            Self::List(item) => item.without_arrow_type(),
+            Self::Map(key, value) => key.without_arrow_type().or_else(|| value.without_arrow_type()),
+            Self::Struct(members) => members.iter().find_map(|(_, shape)| shape.without_arrow_type()),
+            Self::Union(members) => members.iter().find_map(Self::without_arrow_type),
+            _ => None,
+        }
+    }
+}
+
 fn children(logical: &LogicalTypeHandle) -> std::ops::Range<usize> {
     0..logical.num_children()
 }
