@@ -11,7 +11,6 @@ use std::fmt;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use fastpersist_protocol::frame::{Line, LineBuffer};
@@ -23,7 +22,7 @@ use crate::error::Error;
 use crate::options::ConnectOptions;
 use crate::outcome::Info;
 use crate::reply::{self, Reply};
-use crate::socket::{RETRY_PAUSE, Socket, open_first, too_busy};
+use crate::socket::{Socket, open_blocking};
 use crate::storage::{CollectionStorage, DatedStorage};
 
 /// How much of a pipeline is written before replies are read. Replies to writes are small, so those of
@@ -142,6 +141,18 @@ impl Client {
         self.call(call::request(request))
     }
 
+    /// Sends a query whose request says [`ResultKind::Fd`](fastpersist_protocol::request::ResultKind::Fd) and
+    /// takes its result over. [`Query::batches`](crate::Query::batches) makes such a request.
+    ///
+    /// # Errors
+    /// As every request; see [`Caller`].
+    #[cfg(feature = "arrow")]
+    pub fn request_batches(&self, request: &Request<'_>) -> Result<crate::Batches, Error> {
+        let mut line = Vec::new();
+        request.write_line(None, &mut line);
+        self.hand_over(Ok(line))
+    }
+
     /// The changes of a storage, as they become durable or from any place on. The storage's name may be
     /// left out (`None`) where exactly one is configured.
     pub fn subscribe<'s>(&self, storage: impl Into<Option<&'s str>>) -> Subscribe<Self> {
@@ -173,6 +184,11 @@ impl Caller for Client {
             wire.receive(deadline).map_err(Broken::Midway)
         })?;
         (call.decode)(&reply)
+    }
+
+    #[cfg(feature = "arrow")]
+    fn hand_over(&self, line: Result<Vec<u8>, Error>) -> Result<crate::Batches, Error> {
+        crate::batches::fetch_blocking(&self.inner.options, &line?)
     }
 
     fn call_each<T: Send + 'static>(&self, calls: Vec<Call<T>>) -> Result<Vec<Result<T, Error>>, Error> {
@@ -261,18 +277,9 @@ struct Wire {
 
 impl Wire {
     fn open(options: &ConnectOptions) -> Result<Self, Error> {
-        let sockets = options.sockets();
-        let deadline = Instant::now() + options.connect_timeout;
-        let (stream, socket) = loop {
-            match open_first(&sockets)? {
-                Some(opened) => break opened,
-                None if Instant::now() >= deadline => return Err(too_busy(&sockets)),
-                None => thread::sleep(RETRY_PAUSE),
-            }
-        };
-        stream.set_nonblocking(false).map_err(|error| Error::connect(socket, error))?;
+        let (stream, socket) = open_blocking(options)?;
         let lines = LineBuffer::new(options.max_reply_bytes);
-        Ok(Self { stream, socket: socket.clone(), lines, broken: false })
+        Ok(Self { stream, socket, lines, broken: false })
     }
 
     fn send(&mut self, bytes: &[u8], deadline: Deadline) -> Result<(), Broken> {

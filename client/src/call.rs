@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use fastpersist_protocol::request::{Op, Request, StatsFormat};
+use fastpersist_protocol::request::{Op, Query, Request, ResultKind, StatsFormat};
 use fastpersist_protocol::time::Date;
 use serde::de::DeserializeOwned;
 
@@ -66,6 +66,10 @@ pub trait Caller: Clone + sealed::Sealed {
 
     #[doc(hidden)]
     fn call_each<T: Send + 'static>(&self, calls: Vec<Call<T>>) -> Self::Answer<Vec<Result<T, Error>>>;
+
+    #[cfg(feature = "arrow")]
+    #[doc(hidden)]
+    fn hand_over(&self, line: Result<Vec<u8>, Error>) -> Self::Answer<crate::Batches>;
 }
 
 pub(crate) mod sealed {
@@ -109,6 +113,10 @@ pub(crate) fn verify_backup(storage: &str, backup: &str) -> Call<BackupInfo> {
 pub(crate) fn request(request: &Request<'_>) -> Call<Reply> {
     let call = Call::with(request, reply::whole);
     match request.op {
+        Op::Query(Query { result: ResultKind::Fd, .. }) => {
+            let reason = "the result comes as a descriptor; `request_batches` and `Query::batches` take it";
+            Call::failed(Error::Data(reason.to_owned()), reply::whole)
+        }
         Op::Flush
         | Op::ExportParquet { .. }
         | Op::Backup { .. }

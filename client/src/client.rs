@@ -154,6 +154,18 @@ impl Client {
         self.call(call::request(request))
     }
 
+    /// Sends a query whose request says [`ResultKind::Fd`](fastpersist_protocol::request::ResultKind::Fd) and
+    /// takes its result over. [`Query::batches`](crate::Query::batches) makes such a request.
+    ///
+    /// # Errors
+    /// As every request; see [`Caller`].
+    #[cfg(feature = "arrow")]
+    pub fn request_batches(&self, request: &Request<'_>) -> Answer<crate::Batches> {
+        let mut line = Vec::new();
+        request.write_line(None, &mut line);
+        self.hand_over(Ok(line))
+    }
+
     /// The changes of a storage, as they become durable or from any place on. The storage's name may be
     /// left out (`None`) where exactly one is configured.
     pub fn subscribe<'s>(&self, storage: impl Into<Option<&'s str>>) -> Subscribe<Self> {
@@ -178,6 +190,12 @@ impl Caller for Client {
     fn call<T: Send + 'static>(&self, call: Call<T>) -> Answer<T> {
         let inner = Arc::clone(&self.inner);
         Answer { future: Box::pin(async move { inner.run(call).await }) }
+    }
+
+    #[cfg(feature = "arrow")]
+    fn hand_over(&self, line: Result<Vec<u8>, Error>) -> Answer<crate::Batches> {
+        let inner = Arc::clone(&self.inner);
+        Answer { future: Box::pin(async move { crate::batches::fetch(&inner.options, &line?).await }) }
     }
 
     fn call_each<T: Send + 'static>(&self, calls: Vec<Call<T>>) -> Answer<Vec<Result<T, Error>>> {

@@ -39,8 +39,11 @@
 //!
 //! The modules in the order of a request: `storage` describes it, `call` makes a line of it, `client` and
 //! `connection` (or `blocking`) carry it to the `socket`, `reply` reads what comes back into `record` and
-//! `outcome`. A subscription has a way of its own: `changes`.
+//! `outcome`. A subscription has a way of its own, `changes`, and so has a large result of a query, `batches`
+//! (feature `arrow`).
 
+#[cfg(feature = "arrow")]
+mod batches;
 pub mod blocking;
 mod call;
 mod changes;
@@ -55,6 +58,8 @@ mod socket;
 mod storage;
 mod value;
 
+#[cfg(feature = "arrow")]
+pub use batches::Batches;
 pub use call::Caller;
 pub use changes::{Begun, Change, Changes, Deletion, Record, Subscribe};
 pub use client::{Answer, Client};

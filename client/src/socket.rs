@@ -11,7 +11,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use interprocess::ConnectWaitMode;
 use interprocess::local_socket::{
@@ -20,6 +21,7 @@ use interprocess::local_socket::{
 use interprocess::os::unix::uds_local_socket::Stream;
 
 use crate::error::Error;
+use crate::options;
 
 /// The environment variable that names the socket.
 pub const SOCKET_VARIABLE: &str = "FASTPERSIST_SOCKET";
@@ -81,6 +83,22 @@ pub(crate) fn open_first(sockets: &[Socket]) -> Result<Option<(UnixStream, &Sock
     }
     let refusal = refusal.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no socket is named"));
     Err(Error::connect(names(sockets), refusal))
+}
+
+/// Like [`open_first`], but waits while all that listen are busy. The connection blocks.
+pub(crate) fn open_blocking(options: &options::ConnectOptions) -> Result<(UnixStream, Socket), Error> {
+    let sockets = options.sockets();
+    let deadline = Instant::now() + options.connect_timeout;
+    loop {
+        match open_first(&sockets)? {
+            Some((stream, socket)) => {
+                stream.set_nonblocking(false).map_err(|error| Error::connect(socket, error))?;
+                return Ok((stream, socket.clone()));
+            }
+            None if Instant::now() >= deadline => return Err(too_busy(&sockets)),
+            None => thread::sleep(RETRY_PAUSE),
+        }
+    }
 }
 
 /// The error when the daemon did not take the connection in time.

@@ -134,7 +134,7 @@ pub struct Handover {
 
 impl Sheet {
     /// How long it is.
-    pub fn len(&self) -> u64 {
+    pub fn written(&self) -> u64 {
         self.bytes
     }
 
@@ -237,12 +237,12 @@ mod tests {
         drop(first);
         sheet.write_all(&[1]).expect_err("it is still held");
         drop(second);
-        sheet.write_all(&[1; 20_000]).expect("nobody holds the first any more");
+        sheet.write_all(&vec![1; 20_000]).expect("nobody holds the first any more");
         sheet.write_all(&[1]).expect_err("larger than all may be");
         assert_eq!(sheet.exhausted(), Some(Exhausted::Alone));
         sheet.cut(29_000).expect("cut");
         sheet.write_all(&[2; 1_000]).expect("room for an end");
-        assert_eq!((sheet.len(), handovers.bytes()), (30_000, 30_000));
+        assert_eq!((sheet.written(), handovers.bytes()), (30_000, 30_000));
         drop(sheet);
         assert_eq!(handovers.bytes(), 0);
     }

@@ -4,6 +4,7 @@ mod bounds;
 mod command_line;
 mod dates;
 mod fresh;
+mod handed_over;
 mod refused;
 
 use serde_json::{Value, json};

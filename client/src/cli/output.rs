@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{self, BufWriter, IsTerminal as _, Stdout, Write as _};
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal as _, Stdout, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::value::RawValue;
@@ -54,6 +55,16 @@ impl Output {
     /// Prints bytes as they are.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Outcome {
         self.out.write_all(bytes).map_err(|error| Failure::output(&error))
+    }
+
+    /// Prints what a file holds.
+    pub(crate) fn copy(&mut self, from: &mut File) -> Outcome {
+        io::copy(from, &mut self.out).map(drop).map_err(|error| Failure::output(&error))
+    }
+
+    /// For whoever writes by itself.
+    pub(crate) fn writer(&mut self) -> &mut (impl Write + Send) {
+        &mut self.out
     }
 
     /// Prints a line.

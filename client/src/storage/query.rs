@@ -83,15 +83,28 @@ impl<C: Caller> Query<C> {
     /// [`Error::Data`] for a parameter that does not serialise to JSON; the daemon's `query_rejected`,
     /// `query_failed`, `timeout` and `busy`.
     pub fn send(self) -> C::Answer<QueryResult> {
+        let client = self.place.client.clone();
+        client.call(self.into_call(ResultKind::Rows))
+    }
+
+    /// Asks, and takes the result over as memory: for results of millions of rows, which it brings many times
+    /// faster. They are not bound by `limits.max_query_rows`, but by `limits.max_handed_over_bytes`.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), and [`Error::Data`] when the memory cannot be read.
+    #[cfg(feature = "arrow")]
+    pub fn batches(self) -> C::Answer<crate::Batches> {
+        let client = self.place.client.clone();
+        client.hand_over(self.into_call(ResultKind::Fd).line)
+    }
+
+    fn into_call(self, result: ResultKind) -> Call<QueryResult> {
         let Self { place, sql, params, dates: (from, to), fresh, max_rows, timeout_ms } = self;
         let params: Result<Vec<String>, _> = params.into_iter().collect();
         let text = match params {
             Ok(params) => format!("[{}]", params.join(",")),
             Err(error) => {
-                return place.client.call(Call::failed(
-                    Error::Data(format!("a parameter is not JSON: {error}")),
-                    reply::decode,
-                ));
+                return Call::failed(Error::Data(format!("a parameter is not JSON: {error}")), reply::decode);
             }
         };
         let read = Scanner::new(&text, MAX_DEPTH).value();
@@ -103,10 +116,10 @@ impl<C: Caller> Query<C> {
             fresh,
             max_rows,
             timeout_ms,
-            result: ResultKind::Rows,
+            result,
         };
         // The daemon bounds the time itself.
-        place.client.call(Call::new(&on(&place.storage, Op::Query(query))).unbounded())
+        Call::new(&on(&place.storage, Op::Query(query))).unbounded()
     }
 }
 

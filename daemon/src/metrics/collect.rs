@@ -81,6 +81,11 @@ fn process(server: &Server, out: &mut Families) {
     one(Kind::Gauge, "fastpersist_connections", None, "Open connections.", connections);
     let max = Value::Integer(server.config.limits.max_connections as u64);
     one(Kind::Gauge, "fastpersist_max_connections", None, "limits.max_connections.", max);
+    let queries = server.queries.load();
+    let running = Value::Integer(queries.running as u64);
+    one(Kind::Gauge, "fastpersist_queries", None, "Queries that run.", running);
+    let handed_over = Value::Integer(queries.handed_over_bytes);
+    one(Kind::Gauge, "fastpersist_handed_over", BYTES, "Results that clients hold as memory.", handed_over);
     // The library puts `_total` behind it.
     let accepted = Value::Integer(stats.connections_total.load(Ordering::Relaxed));
     let help = "Connections since the start, those that were turned away too.";

@@ -117,17 +117,19 @@ fn of_query(error: &QueryError) -> WireError {
     match error {
         QueryError::Rejected(_) => new(ErrorCode::QueryRejected),
         QueryError::Run(RunError::Parameters { .. }) => WireError::field("params", error.to_string()),
-        QueryError::Run(RunError::Failed(_)) => new(ErrorCode::QueryFailed),
+        QueryError::Run(RunError::Failed(_) | RunError::Exhausted(Exhausted::Alone)) => {
+            new(ErrorCode::QueryFailed)
+        }
         QueryError::Run(RunError::Cancelled(why)) => of_cancelled(*why),
-        QueryError::Run(RunError::Exhausted(Exhausted::ByOthers)) => new(ErrorCode::Busy),
-        QueryError::Run(RunError::Exhausted(Exhausted::Alone)) => new(ErrorCode::QueryFailed),
         QueryError::Run(RunError::Duck(error)) | QueryError::Duck(error) => {
             errors::internal("a query", error)
         }
         QueryError::Range { .. } | QueryError::TooManyDates { .. } => {
             WireError::field("from", error.to_string())
         }
-        QueryError::Busy { .. } => new(ErrorCode::Busy),
+        QueryError::Run(RunError::Exhausted(Exhausted::ByOthers)) | QueryError::Busy { .. } => {
+            new(ErrorCode::Busy)
+        }
         QueryError::Storage(error) => errors::of_storage(error),
         QueryError::Flush(flush) => WireError { message: error.to_string(), ..errors::of_flush(flush) },
         QueryError::Dates(error) | QueryError::Thread(error) => errors::internal("a query", error),

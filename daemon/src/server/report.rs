@@ -42,6 +42,11 @@ pub fn stats(server: &Server, out: &mut Vec<u8>) {
         number(out, "connections_total", server.stats.connections_total.load(Ordering::Relaxed));
         number(out, "subscriptions", server.stats.subscriptions.load(Ordering::Relaxed) as u64);
         number(out, "max_subscriptions", server.config.limits.max_subscriptions as u64);
+        let queries = server.queries.load();
+        number(out, "queries", queries.running as u64);
+        number(out, "max_concurrent_queries", server.config.limits.max_concurrent_queries as u64);
+        number(out, "handed_over_bytes", queries.handed_over_bytes);
+        number(out, "max_handed_over_bytes", server.config.limits.max_handed_over_bytes);
         number(out, "memory_bytes", stats::resident_bytes());
         counts(out, "requests", &server.stats.requests.by_op());
         counts(out, "errors", &server.stats.requests.by_error());

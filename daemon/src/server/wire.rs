@@ -63,8 +63,10 @@ impl State {
             };
             match sending {
                 Ok(count) => {
-                    self.handovers.pop_front_if(|(at, _)| *at < self.sent + count);
                     self.sent += count;
+                    if self.handovers.front().is_some_and(|(at, _)| *at < self.sent) {
+                        self.handovers.pop_front();
+                    }
                     self.stalled_since = None;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

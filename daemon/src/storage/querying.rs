@@ -110,6 +110,23 @@ impl Queries {
             limits: limits.clone(),
         })
     }
+
+    /// What is under way.
+    pub fn load(&self) -> QueryLoad {
+        QueryLoad {
+            running: self.limits.max_concurrent_queries - self.slots.available_permits(),
+            handed_over_bytes: self.handovers.bytes(),
+        }
+    }
+}
+
+/// How near queries are to their limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueryLoad {
+    /// Queries that run.
+    pub running: usize,
+    /// Bytes of results that clients hold as memory, or will.
+    pub handed_over_bytes: u64,
 }
 
 /// One query, as it was asked.

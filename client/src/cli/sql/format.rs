@@ -2,13 +2,11 @@
 
 use std::io::Write as _;
 
-use arrow::ipc::writer::StreamWriter;
-use fastpersist_client::QueryResult;
+use fastpersist_client::{Batches, QueryResult};
 use parquet::arrow::ArrowWriter;
 use serde_json::value::RawValue;
 
 use super::Format;
-use super::columns::record_batch;
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::output::{Output, count, plain};
 
@@ -21,31 +19,38 @@ pub(super) fn print(result: &QueryResult, format: Format, out: &mut Output) -> O
             let objects: Vec<_> = rows(result)?.iter().map(|row| object(result, row)).collect();
             out.line(format_args!("[{}]", objects.join(",\n")))?;
         }
-        Format::Parquet => {
-            let batch = record_batch(result)?;
-            let mut file = Vec::new();
-            let written = ArrowWriter::try_new(&mut file, batch.schema(), None)
-                .and_then(|mut writer| writer.write(&batch).and_then(|()| writer.close()));
-            written.map_err(|error| Failure::failed(format!("cannot write Parquet: {error}")))?;
-            out.bytes(&file)?;
-        }
-        Format::Arrow => {
-            let batch = record_batch(result)?;
-            let mut stream = Vec::new();
-            let written = StreamWriter::try_new(&mut stream, &batch.schema()).and_then(|mut writer| {
-                writer.write(&batch)?;
-                writer.finish()
-            });
-            written.map_err(|error| Failure::failed(format!("cannot write Arrow: {error}")))?;
-            out.bytes(&stream)?;
-        }
+        // Those come as memory; see `print_batches`.
+        Format::Parquet | Format::Arrow => {}
     }
     if result.truncated && format != Format::Table {
         // Standard output holds rows and nothing else.
-        let _ =
-            writeln!(std::io::stderr(), "fastpersist: there are more rows than these {}", result.rows.len());
+        tell_of_more(result.rows.len() as u64);
     }
     Ok(())
+}
+
+/// For files that hold much: the daemon hands the result over as it is.
+pub(super) fn print_batches(mut batches: Batches, format: Format, out: &mut Output) -> Outcome {
+    let (rows, truncated) = (batches.row_count(), batches.truncated());
+    if format == Format::Arrow {
+        out.copy(&mut batches.into_file()?)?;
+    } else {
+        let failed = |error| Failure::failed(format!("cannot write Parquet: {error}"));
+        let mut writer = ArrowWriter::try_new(out.writer(), batches.schema(), None).map_err(failed)?;
+        for batch in &mut batches {
+            writer.write(&batch?).map_err(failed)?;
+        }
+        writer.close().map_err(failed)?;
+    }
+    if truncated {
+        tell_of_more(rows);
+    }
+    Ok(())
+}
+
+/// Standard output holds rows and nothing else.
+fn tell_of_more(rows: u64) {
+    let _ = writeln!(std::io::stderr(), "fastpersist: there are more rows than these {rows}");
 }
 
 /// Each row's values, as they were sent.

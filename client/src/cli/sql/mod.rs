@@ -1,6 +1,5 @@
 //! The verb `sql`: a query from the arguments, from a file or from a prompt, and its rows in a format.
 
-mod columns;
 mod complete;
 mod format;
 mod prompt;
@@ -12,7 +11,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use fastpersist_client::protocol::json::Scanner;
 use fastpersist_client::protocol::request::{Op, Query, ResultKind};
-use fastpersist_client::{Date, QueryResult, blocking};
+use fastpersist_client::{Batches, Date, QueryResult, blocking};
 use serde_json::Value;
 
 use super::failure::{Failure, Outcome};
@@ -93,6 +92,9 @@ pub(crate) fn sql(global: &Global, args: &SqlArgs, out: &mut Output) -> Outcome 
     if matches!(format, Format::Parquet | Format::Arrow) && Output::is_terminal() {
         return Err(Failure::usage("a terminal cannot show this format; redirect the output to a file"));
     }
+    if matches!(format, Format::Parquet | Format::Arrow) {
+        return format::print_batches(args.batches(global, &sql)?, format, out);
+    }
     let result = args.ask(&global.connect()?, global, &sql)?;
     format::print(&result, format, out)
 }
@@ -129,17 +131,32 @@ impl SqlArgs {
 
     fn ask(&self, client: &blocking::Client, global: &Global, sql: &str) -> Outcome<QueryResult> {
         let params = self.params();
-        let read = params.as_deref().map(|text| Scanner::new(text, 1_000).value());
-        let query = Query {
+        let query = self.query(global, sql, params.as_deref(), ResultKind::Rows);
+        Ok(client.request(&global.request(Op::Query(query)))?.get()?)
+    }
+
+    fn batches(&self, global: &Global, sql: &str) -> Outcome<Batches> {
+        let params = self.params();
+        let query = self.query(global, sql, params.as_deref(), ResultKind::Fd);
+        Ok(global.connect()?.request_batches(&global.request(Op::Query(query)))?)
+    }
+
+    fn query<'a>(
+        &self,
+        global: &Global,
+        sql: &'a str,
+        params: Option<&'a str>,
+        result: ResultKind,
+    ) -> Query<'a> {
+        Query {
             sql: sql.into(),
-            params: read.and_then(Result::ok),
+            params: params.and_then(|text| Scanner::new(text, 1_000).value().ok()),
             from: self.from,
             to: self.to,
             fresh: !self.no_fresh,
             max_rows: self.max_rows,
             timeout_ms: global.timeout_ms,
-            result: ResultKind::Rows,
-        };
-        Ok(client.request(&global.request(Op::Query(query)))?.get()?)
+            result,
+        }
     }
 }

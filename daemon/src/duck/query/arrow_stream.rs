@@ -39,7 +39,7 @@ pub(super) fn fetch(
         rows.truncated = wanted < chunk.len();
         let batch = RecordBatch::from(chunk);
         let batch = if rows.truncated { batch.slice(0, wanted) } else { batch };
-        let before = writer.get_ref().len();
+        let before = writer.get_ref().written();
         if batch.num_rows() > 0
             && let Err(error) = writer.write(&batch)
         {
