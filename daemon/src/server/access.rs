@@ -4,7 +4,9 @@
 //! itself counts. The daemon's own user and root are admin. For everybody else the rules of `[[access]]`
 //! decide, the highest role that applies wins, and `default_role` stands where none does.
 //!
-//! Invariant: a peer whose uid is hidden behind a user namespace (the overflow uid) gets nothing.
+//! Invariant: a peer whose uid is hidden behind a user namespace gets nothing. The kernel shows all of them as the
+//! overflow uid, usually that of `nobody`. Where the daemon's own namespace has every uid, it is nobody else's, and may
+//! be named.
 
 use std::sync::OnceLock;
 
@@ -12,8 +14,11 @@ use fastpersist_protocol::request::Op;
 
 use crate::config::{AccessRule, Config, Role, Subject};
 
-/// The uid that the kernel shows for users it cannot map.
+/// The uid that the kernel shows for users it cannot map, unless it is told another one.
 const OVERFLOW_UID: u32 = 65534;
+
+/// How many uids there are; the last is nobody's.
+const ALL_UIDS: u64 = u32::MAX as u64;
 
 /// The peer of a connection.
 #[derive(Debug, Clone)]
@@ -52,6 +57,9 @@ pub struct AccessTable {
     own_uid: u32,
     default_role: Role,
     rules: Vec<AccessRule>,
+    overflow_uid: u32,
+    /// Whether the daemon's own namespace lacks uids, so that others can be behind the overflow uid.
+    hides_uids: bool,
 }
 
 impl AccessTable {
@@ -61,6 +69,8 @@ impl AccessTable {
             own_uid: uzers::get_current_uid(),
             default_role: config.daemon.default_role,
             rules: config.access.clone(),
+            overflow_uid: overflow_uid(),
+            hides_uids: hides_uids(),
         }
     }
 
@@ -69,7 +79,7 @@ impl AccessTable {
         if peer.uid == self.own_uid || peer.uid == 0 {
             return Role::Admin;
         }
-        if peer.uid == OVERFLOW_UID && !self.names_uid(OVERFLOW_UID) {
+        if peer.uid == self.overflow_uid && (self.hides_uids || !self.names_uid(peer.uid)) {
             return Role::None;
         }
         let applies = |rule: &&AccessRule| {
@@ -95,6 +105,22 @@ impl AccessTable {
     fn names_uid(&self, uid: u32) -> bool {
         self.rules.iter().any(|rule| rule.subject == Subject::Uid(uid))
     }
+}
+
+fn overflow_uid() -> u32 {
+    let text = std::fs::read_to_string("/proc/sys/kernel/overflowuid").unwrap_or_default();
+    text.trim().parse().unwrap_or(OVERFLOW_UID)
+}
+
+fn hides_uids() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    has_gaps(&map)
+}
+
+/// Whether a `uid_map` leaves uids out. Its lines are: first uid inside, first uid outside, how many.
+fn has_gaps(map: &str) -> bool {
+    let count = |line: &str| line.split_whitespace().nth(2).and_then(|count| count.parse::<u64>().ok());
+    map.lines().filter_map(count).sum::<u64>() < ALL_UIDS
 }
 
 /// The role that an operation needs.
@@ -124,7 +150,7 @@ mod tests {
     use super::*;
 
     fn table(default_role: Role, rules: Vec<AccessRule>) -> AccessTable {
-        AccessTable { own_uid: 1000, default_role, rules }
+        AccessTable { own_uid: 1000, default_role, rules, overflow_uid: OVERFLOW_UID, hides_uids: false }
     }
 
     fn peer(uid: u32, gids: &[u32]) -> Peer {
@@ -187,7 +213,17 @@ mod tests {
         let open = table(Role::Writer, Vec::new());
         assert_eq!(open.role(&peer(OVERFLOW_UID, &[]), None), Role::None);
         let rule = AccessRule { subject: Subject::Uid(OVERFLOW_UID), role: Role::Reader, storages: None };
-        let named = table(Role::None, vec![rule]);
+        let mut named = table(Role::None, vec![rule]);
         assert_eq!(named.role(&peer(OVERFLOW_UID, &[]), None), Role::Reader);
+        named.hides_uids = true;
+        assert_eq!(named.role(&peer(OVERFLOW_UID, &[]), None), Role::None, "it may be anybody's");
+    }
+
+    #[test]
+    fn a_namespace_with_every_uid_hides_nobody() {
+        assert!(!has_gaps("         0          0 4294967295\n"));
+        assert!(has_gaps("         0       1000          1\n"));
+        assert!(has_gaps("0 100000 65536\n65536 200000 10\n"));
+        assert!(has_gaps(""), "where it cannot be read, anybody may be hidden");
     }
 }
