@@ -26,6 +26,7 @@ mod value;
 mod batch;
 mod delete;
 mod durability;
+mod history;
 mod if_seq;
 mod keys;
 mod many_writers;

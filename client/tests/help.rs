@@ -12,6 +12,8 @@ const VERBS: &[&str] = &[
     "keys",
     "collections",
     "dates",
+    "history",
+    "diff",
     "delete",
     "batch",
     "flush",

@@ -1,12 +1,15 @@
 //! The command line: arguments in, one verb run, an exit code out.
 //!
-//! Each group of verbs has a file: `write`, `read`, `admin`, `load`, `bench`, `demo`. They share the way
+//! Each group of verbs has a file: `write`, `read`, `history`, `diff`, `admin`, `load`, `bench`, `demo`. They share the way
 //! to the daemon (here), the way out (`output`) and the way to fail (`failure`).
 
 mod admin;
 mod bench;
 mod demo;
+mod diff;
 mod failure;
+mod history;
+mod json_diff;
 mod load;
 mod output;
 mod read;
@@ -81,6 +84,10 @@ enum Verb {
     Collections(read::CollectionsArgs),
     /// Print the dates that have data.
     Dates(read::DatesArgs),
+    /// Print every write to an item, newest first.
+    History(history::HistoryArgs),
+    /// Print what changed under a key between two moments.
+    Diff(diff::DiffArgs),
     /// Delete one record.
     Delete(write::DeleteArgs),
     /// Store and delete many records, all or none.
@@ -126,6 +133,8 @@ fn run(cli: &Cli) -> Outcome {
         Verb::Keys(args) => read::keys(global, args, &mut out),
         Verb::Collections(args) => read::collections(global, args, &mut out),
         Verb::Dates(_) => read::dates(global, &mut out),
+        Verb::History(args) => history::history(global, args, &mut out),
+        Verb::Diff(args) => diff::diff(global, args, &mut out),
         Verb::Flush(_) => admin::flush(global, &mut out),
         Verb::Export(args) => admin::export(global, args, &mut out),
         Verb::Stats(_) => admin::stats(global, &mut out),

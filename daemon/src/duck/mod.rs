@@ -23,5 +23,5 @@ mod tests;
 pub use engine::{Engine, EngineSettings};
 pub use error::DuckError;
 pub use flush::{FlushBatch, FlushOutcome, FlushRow, FlushRows, FlushWrite, Present};
-pub use read::{OnPartition, OwnedNames, Reader};
+pub use read::{OnPartition, OwnedNames, Reader, Wanted};
 pub use store::{Files, Store};

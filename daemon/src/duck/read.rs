@@ -17,6 +17,9 @@ use crate::storage::schema::Model;
 use decode::decode;
 
 mod decode;
+mod history;
+
+pub use history::Wanted;
 
 /// The names below a key, owned.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

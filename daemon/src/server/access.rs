@@ -104,6 +104,7 @@ pub fn needed_role(op: &Op<'_>) -> Role {
         | Op::Keys { .. }
         | Op::Collections { .. }
         | Op::Dates
+        | Op::History(_)
         | Op::Stats { .. }
         | Op::Info
         | Op::Ping => Role::Reader,

@@ -152,6 +152,7 @@ impl<'s> Dispatcher<'s> {
                 reply::end(out);
                 Ok(())
             }
+            Op::History(ref asked) => self.history(id, ask, asked, pass, out).await,
             Op::Flush => self.flush(id, ask, pass, out).await,
             Op::ExportParquet { path } => self.export(id, ask, path.as_deref(), pass, out).await,
             Op::Backup { .. } | Op::ListBackups | Op::VerifyBackup { .. } => {
@@ -161,7 +162,10 @@ impl<'s> Dispatcher<'s> {
                 self.health(id, ask, &op, pass, out).await
             }
             Op::Stats { .. } | Op::Info | Op::Ping => self.about(id, ask, &op, pass, out).await,
-            _ => Err(WireError::new(ErrorCode::UnknownOp, "this daemon does not know the operation")),
+            _ => {
+                self.permit(None, ask)?;
+                Err(WireError::new(ErrorCode::UnknownOp, "this daemon does not know the operation"))
+            }
         }
     }
 

@@ -13,6 +13,7 @@ pub mod connection;
 pub mod dispatch;
 mod errors;
 mod health;
+mod history;
 pub mod listener;
 mod pass;
 mod reads;

@@ -1,6 +1,8 @@
 //! One [`Request`] to one line: the inverse of parsing, for clients.
 
-use super::{Address, Delete, Durability, Op, Placed, Query, Request, ResultKind, StatsFormat, Store, Write};
+use super::{
+    Address, Delete, Durability, History, Op, Placed, Query, Request, ResultKind, StatsFormat, Store, Write,
+};
 use crate::json;
 use crate::time::Date;
 
@@ -109,13 +111,7 @@ impl Op<'_> {
                 object.opt_number("limit", *limit);
             }
             Self::Collections { key } => object.text("key", key),
-            Self::History { key, collection_name, item_name, limit, before_seq } => {
-                object.text("key", key);
-                object.text("collection_name", collection_name);
-                object.text("item_name", item_name);
-                object.opt_number("limit", *limit);
-                object.opt_number("before_seq", *before_seq);
-            }
+            Self::History(history) => write_history(history, object),
             Self::Query(query) => write_query(query, object),
             Self::Subscribe { date, prefix, from_seq } => {
                 object.opt_date(*date);
@@ -149,6 +145,18 @@ impl Op<'_> {
             | Self::Ping => {}
         }
     }
+}
+
+fn write_history(history: &History<'_>, object: &mut Object<'_>) {
+    object.text("key", &history.key);
+    if history.all_items {
+        json::write_bool(object.name("all_items"), true);
+    } else {
+        object.text("collection_name", &history.collection_name);
+        object.text("item_name", &history.item_name);
+    }
+    object.opt_number("limit", history.limit);
+    object.opt_number("before_seq", history.before_seq);
 }
 
 fn write_query(query: &Query<'_>, object: &mut Object<'_>) {

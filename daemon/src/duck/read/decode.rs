@@ -9,7 +9,7 @@ use fastpersist_protocol::value::Value;
 
 use super::OwnedNames;
 use crate::duck::error::DuckError;
-use crate::duck::schema::Table;
+use crate::duck::schema::{Kind, Table};
 use crate::storage::record::{Columns, Names, Record};
 use crate::storage::schema::Model;
 
@@ -26,6 +26,9 @@ pub(super) fn columns(table: &Table) -> String {
     columns.extend(SHARED);
     if table.kind.model() == Model::Collection {
         columns.extend(VALUES);
+    }
+    if table.kind == Kind::History {
+        columns.push("deleted");
     }
     columns.join(", ")
 }
@@ -45,15 +48,21 @@ pub(super) fn decode(table: &Table, chunk: &StructArray) -> Result<Vec<Record>, 
         Model::Dated => None,
         Model::Collection => Some(Values::new(table, chunk, first + 7)?),
     };
+    let deleted = match table.kind {
+        Kind::History => Some(boolean(table, chunk, first + 7 + VALUES.len(), "deleted")?),
+        Kind::Storage | Kind::Latest => None,
+    };
     let mut records = Vec::with_capacity(chunk.len());
     for row in 0..chunk.len() {
         let instant = |column: &PrimitiveArray<TimestampMicrosecondType>| {
             column.is_valid(row).then(|| Timestamp::from_micros(column.value(row))).flatten()
         };
+        let deleted = deleted.is_some_and(|deleted| deleted.is_valid(row) && deleted.value(row));
+        let data = get(data, row).or(deleted.then_some(""));
         records.push(Record::new(&Columns {
             key: addresses.key(row),
             names: addresses.names(row),
-            data: get(data, row).ok_or_else(|| wrong(table, "data"))?,
+            data: data.ok_or_else(|| wrong(table, "data"))?,
             value: values.as_ref().and_then(|values| values.get(row)),
             timestamp: instant(timestamp),
             status: get(status, row),
@@ -61,7 +70,7 @@ pub(super) fn decode(table: &Table, chunk: &StructArray) -> Result<Vec<Record>, 
             username: get(username, row),
             updated_at: instant(updated_at).ok_or_else(|| wrong(table, "updated_at"))?,
             seq: seq.value(row),
-            deleted: false,
+            deleted,
         }));
     }
     Ok(records)
@@ -96,6 +105,16 @@ fn number<'a, T: ArrowPrimitiveType>(
     name: &'static str,
 ) -> Result<&'a PrimitiveArray<T>, DuckError> {
     let column = chunk.columns().get(index).and_then(|column| column.as_primitive_opt::<T>());
+    column.ok_or_else(|| wrong(table, name))
+}
+
+fn boolean<'a>(
+    table: &Table,
+    chunk: &'a StructArray,
+    index: usize,
+    name: &'static str,
+) -> Result<&'a BooleanArray, DuckError> {
+    let column = chunk.columns().get(index).and_then(|column| column.as_boolean_opt());
     column.ok_or_else(|| wrong(table, name))
 }
 
@@ -152,12 +171,11 @@ struct Values<'a> {
 
 impl<'a> Values<'a> {
     fn new(table: &Table, chunk: &'a StructArray, first: usize) -> Result<Self, DuckError> {
-        let bool = chunk.columns().get(first + 3).and_then(|column| column.as_boolean_opt());
         Ok(Self {
             int: number(table, chunk, first, "value_int")?,
             float: number(table, chunk, first + 1, "value_float")?,
             string: text(table, chunk, first + 2, "value_string")?,
-            bool: bool.ok_or_else(|| wrong(table, "value_bool"))?,
+            bool: boolean(table, chunk, first + 3, "value_bool")?,
         })
     }
 

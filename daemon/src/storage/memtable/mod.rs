@@ -224,6 +224,15 @@ impl Memtable {
         Known::Live(())
     }
 
+    /// The newest place under a key, or under one of its addresses, that memory knows of.
+    pub fn newest_seq(&self, key: &str, names: Option<Names<'_>>) -> Option<u64> {
+        let slots = &self.entry(key)?.slots;
+        match names {
+            Some(names) => slots.get(names).map(|slot| slot.record.seq()),
+            None => slots.iter().map(|slot| slot.record.seq()).max(),
+        }
+    }
+
     /// Whether a row that DuckDB has is the truth: `None` when memory knows nothing about it, else
     /// whether it lives.
     pub fn overrides(&self, key: &str, names: Names<'_>) -> Option<bool> {

@@ -6,6 +6,7 @@
 //! Invariant: a record is in the log before it is in memory, and in memory until it is in DuckDB.
 
 mod flush;
+mod history;
 mod keep;
 mod open;
 mod read;
@@ -21,6 +22,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 pub use flush::FlushError;
+pub use history::{HistoryAsk, HistoryPage};
 pub use open::OpenError;
 pub use read::{KeysPage, ReadError};
 pub use write::Busy;
