@@ -34,6 +34,7 @@ mod many_writers;
 // Bounds: what one client may cost the others.
 mod access;
 mod limits;
+mod locks;
 mod slow_clients;
 
 // From memory to the disk, and what others read there.

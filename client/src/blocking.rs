@@ -15,6 +15,7 @@ use fastpersist_protocol::request::Request;
 
 use crate::call::{self, Call, Caller, sealed};
 use crate::error::Error;
+use crate::lock::LockRequest;
 use crate::options::ConnectOptions;
 use crate::outcome::Info;
 use crate::reply::{self, Reply};
@@ -137,6 +138,18 @@ impl Client {
         self.call(call::request(request))
     }
 
+    /// Begins a request for a lock. See [`LockRequest`] for its options; nothing happens before its
+    /// `acquire`.
+    pub fn lock(&self, name: impl Into<String>) -> LockRequest<Self> {
+        LockRequest::new(self.clone(), name.into())
+    }
+
+    /// A connection that is used for nothing else.
+    pub(crate) fn own_connection(&self) -> Result<OwnConnection, Error> {
+        let wire = Wire::open(&self.inner.options)?;
+        Ok(OwnConnection { wire, limit: self.inner.options.request_timeout })
+    }
+
     /// The socket of the present connection.
     pub fn socket(&self) -> Option<Socket> {
         let wire = self.inner.wire.lock().unwrap_or_else(PoisonError::into_inner);
@@ -232,6 +245,26 @@ impl Deadline {
             }
             _ => Error::disconnected(error),
         }
+    }
+}
+
+/// A connection that is used for one thing only, and how long a request on it may take.
+pub(crate) struct OwnConnection {
+    wire: Wire,
+    limit: Option<Duration>,
+}
+
+impl OwnConnection {
+    /// One request and its reply; `wait` is the time that it may take beyond the usual.
+    pub(crate) fn ask(&mut self, line: &[u8], wait: Duration) -> Result<Vec<u8>, Error> {
+        let deadline = Deadline::after(self.limit.map(|limit| limit.saturating_add(wait)));
+        let sent = self.wire.send(line, deadline);
+        sent.map_err(|(Broken::NothingSent(error) | Broken::Midway(error))| error)?;
+        self.wire.receive(deadline)
+    }
+
+    pub(crate) fn stream(&self) -> &UnixStream {
+        &self.wire.stream
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -17,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::call::{self, Call, Caller, sealed};
 use crate::connection::{Connection, Outcome};
 use crate::error::Error;
+use crate::lock::LockRequest;
 use crate::options::ConnectOptions;
 use crate::outcome::Info;
 use crate::reply::Reply;
@@ -152,6 +154,20 @@ impl Client {
         self.call(call::request(request))
     }
 
+    /// Begins a request for a lock. See [`LockRequest`] for its options; nothing happens before its
+    /// `acquire`.
+    pub fn lock(&self, name: impl Into<String>) -> LockRequest<Self> {
+        LockRequest::new(self.clone(), name.into())
+    }
+
+    /// A connection that is used for nothing else, and how long a request on it may take.
+    pub(crate) async fn own_connection(&self) -> Result<(Arc<Connection>, Option<Duration>), Error> {
+        let (stream, socket) = self.inner.open().await?;
+        let started = Connection::start(stream, self.inner.options.max_reply_bytes);
+        let connection = started.map_err(|error| Error::connect(socket, error))?;
+        Ok((Arc::new(connection), self.inner.options.request_timeout))
+    }
+
     /// The socket of the last connection.
     pub fn socket(&self) -> Option<Socket> {
         self.inner.socket.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -243,20 +259,27 @@ impl Inner {
         if let Some(connection) = self.living() {
             return Ok(connection);
         }
+        let (stream, socket) = self.open().await?;
+        let started = Connection::start(stream, self.options.max_reply_bytes);
+        let connection = Arc::new(started.map_err(|error| Error::connect(&socket, error))?);
+        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket);
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&connection));
+        Ok(connection)
+    }
+}
+
+impl Inner {
+    /// A new connection, after some patience with a daemon that is too busy to take it.
+    async fn open(&self) -> Result<(UnixStream, Socket), Error> {
         let sockets = self.options.sockets();
         let deadline = Instant::now() + self.options.connect_timeout;
-        let (stream, socket) = loop {
+        loop {
             match open_first(&sockets)? {
-                Some(opened) => break opened,
+                Some((stream, socket)) => return Ok((stream, socket.clone())),
                 None if Instant::now() >= deadline => return Err(too_busy(&sockets)),
                 None => sleep(RETRY_PAUSE).await,
             }
-        };
-        let started = Connection::start(stream, self.options.max_reply_bytes);
-        let connection = Arc::new(started.map_err(|error| Error::connect(socket, error))?);
-        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket.clone());
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&connection));
-        Ok(connection)
+        }
     }
 }
 
@@ -264,7 +287,7 @@ fn lost() -> Error {
     Error::disconnected("the client's runtime stopped")
 }
 
-async fn within<T>(
+pub(crate) async fn within<T>(
     limit: Option<Duration>,
     work: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {

@@ -38,6 +38,8 @@ struct Shared {
     queue: Mutex<Queue>,
     /// Told when there are bytes to write.
     wake: Notify,
+    /// Told when the connection has ended.
+    ended: Notify,
 }
 
 struct Queue {
@@ -58,7 +60,7 @@ impl Connection {
     pub(crate) fn start(stream: StdUnixStream, max_reply_bytes: usize) -> std::io::Result<Self> {
         let (read, write) = UnixStream::from_std(stream)?.into_split();
         let queue = Queue { bytes: Vec::new(), slots: VecDeque::new(), end: None };
-        let shared = Arc::new(Shared { queue: Mutex::new(queue), wake: Notify::new() });
+        let shared = Arc::new(Shared { queue: Mutex::new(queue), wake: Notify::new(), ended: Notify::new() });
         let reader = Reader { shared: Arc::clone(&shared), lines: LineBuffer::new(max_reply_bytes) };
         let tasks = [
             tokio::spawn(reader.run(read)).abort_handle(),
@@ -91,6 +93,14 @@ impl Connection {
     pub(crate) fn has_ended(&self) -> bool {
         self.shared.lock().end.is_some()
     }
+
+    /// Waits until the connection has ended.
+    pub(crate) async fn ended(&self) {
+        let ended = self.shared.ended.notified();
+        if !self.has_ended() {
+            ended.await;
+        }
+    }
 }
 
 impl Drop for Connection {
@@ -112,6 +122,7 @@ impl Shared {
         queue.bytes.clear();
         let slots = std::mem::take(&mut queue.slots);
         drop(queue);
+        self.ended.notify_waiters();
         for slot in slots {
             // Whoever gave up waiting is gone; that is their right.
             let _ = slot.answer.send(Err(reason.clone()));

@@ -66,6 +66,10 @@ pub struct DaemonError {
     pub field: Option<String>,
     /// The column that a value does not fit.
     pub column: Option<String>,
+    /// On a `locked`: the process that holds the lock.
+    pub pid: Option<u64>,
+    /// On a `locked`: the user of that process.
+    pub uid: Option<u64>,
 }
 
 impl fmt::Display for DaemonError {
@@ -88,6 +92,8 @@ pub(crate) struct WireError {
     index: Option<u64>,
     field: Option<String>,
     column: Option<String>,
+    pid: Option<u64>,
+    uid: Option<u64>,
 }
 
 impl WireError {
@@ -110,6 +116,8 @@ impl From<WireError> for DaemonError {
             index: wire.index,
             field: wire.field,
             column: wire.column,
+            pid: wire.pid,
+            uid: wire.uid,
         }
     }
 }

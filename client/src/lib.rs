@@ -46,6 +46,7 @@ mod call;
 mod client;
 mod connection;
 mod error;
+mod lock;
 mod options;
 mod outcome;
 mod record;
@@ -61,6 +62,7 @@ pub use fastpersist_protocol as protocol;
 pub use fastpersist_protocol::error::ErrorCode;
 pub use fastpersist_protocol::request::Durability;
 pub use fastpersist_protocol::time::{Date, Timestamp};
+pub use lock::{BlockingLock, Lock, LockRequest};
 pub use options::ConnectOptions;
 pub use outcome::{
     BatchOutcome, DeleteOutcome, ExportOutcome, Info, KeysPage, Model, StorageInfo, StoreOutcome,
@@ -69,5 +71,8 @@ pub use outcome::{
 pub use record::{CollectionRecord, DatedRecord};
 pub use reply::Reply;
 pub use socket::{SOCKET_VARIABLE, Socket};
-pub use storage::{Batch, Collection, CollectionStorage, Dated, DatedStorage, Delete, Keys, Store, Write};
+pub use storage::{
+    Batch, Collection, CollectionStorage, Dated, DatedStorage, Delete, Deletion, History, HistoryEntry,
+    HistoryPage, Keys, Store, Write,
+};
 pub use value::Value;

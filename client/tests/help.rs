@@ -16,6 +16,7 @@ const VERBS: &[&str] = &[
     "diff",
     "delete",
     "batch",
+    "lock",
     "flush",
     "export",
     "stats",

@@ -20,6 +20,7 @@ use crate::config::{self, Config, Limits, Overrides, StorageConfig};
 use crate::dir_lock::{DirLock, LockError};
 use crate::disk::{self, RealDisk};
 use crate::duck::{DuckError, Engine, EngineSettings};
+use crate::locks::{LockTable, TokenError};
 use crate::schedule::Scheduler;
 use crate::server::Server;
 use crate::server::access::AccessTable;
@@ -60,6 +61,9 @@ pub enum DaemonError {
         /// What is wrong.
         source: OpenError,
     },
+    /// The file with the lock tokens cannot be used.
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
     /// The socket cannot be had.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -86,7 +90,7 @@ impl DaemonError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Lock(LockError::Io { .. }) | Self::Directory { .. } => 74,
-            Self::Lock(_) | Self::Open { .. } | Self::Bind(_) => 78,
+            Self::Lock(_) | Self::Open { .. } | Self::Tokens(_) | Self::Bind(_) => 78,
             Self::Duck(_) | Self::Start(_) | Self::Flush { .. } => 1,
         }
     }
@@ -105,12 +109,16 @@ pub fn run(config: Config, overrides: Overrides, on_ready: impl FnOnce(&str)) ->
     let _inside = runtime.enter();
     let shared = shared(&config.limits, &locks)?;
     let storages = recover(&config.storages, &shared)?;
+    let directories = config.storages.iter().map(|storage| storage.base_dir.as_path());
+    let (clock, max_locks) = (Arc::clone(&shared.clock), config.limits.max_locks);
+    let lock_table = LockTable::open(&shared.disk, directories, clock, max_locks)?;
     let socket = Socket::bind(&config.daemon)?;
     let (stop, stopping) = watch::channel(false);
     let server = Arc::new(Server {
         access: RwLock::new(AccessTable::new(&config)),
         storages,
         stats: DaemonStats::default(),
+        locks: lock_table,
         stopping: stopping.clone(),
         config,
     });

@@ -11,6 +11,7 @@
 //! | [`wal`] | makes it durable, together with whatever else comes at that moment |
 //! | [`duck`] | brings it into DuckDB; the only room that speaks SQL |
 //! | [`export`] | writes it as Parquet |
+//! | [`locks`] | whose turn it is, for processes that ask |
 //! | [`schedule`], [`clock`] | what happens by itself, and by which clock |
 //! | [`disk`] | every file operation on which durability rests |
 //! | [`dir_lock`], [`latch`], [`stats`] | one daemon per directory; failures that stay; figures |
@@ -26,6 +27,7 @@ pub mod disk;
 pub mod duck;
 pub mod export;
 pub mod latch;
+pub mod locks;
 pub mod logging;
 pub mod memory;
 pub mod schedule;

@@ -1,6 +1,6 @@
 //! The command line: arguments in, one verb run, an exit code out.
 //!
-//! Each group of verbs has a file: `write`, `read`, `history`, `diff`, `admin`, `load`, `bench`, `demo`. They share the way
+//! Each group of verbs has a file: `write`, `read`, `history`, `diff`, `lock`, `admin`, `load`, `bench`, `demo`. They share the way
 //! to the daemon (here), the way out (`output`) and the way to fail (`failure`).
 
 mod admin;
@@ -11,6 +11,7 @@ mod failure;
 mod history;
 mod json_diff;
 mod load;
+mod lock;
 mod output;
 mod read;
 mod write;
@@ -92,6 +93,8 @@ enum Verb {
     Delete(write::DeleteArgs),
     /// Store and delete many records, all or none.
     Batch(write::BatchArgs),
+    /// Run a command while nobody else holds a lock.
+    Lock(lock::LockArgs),
     /// Bring everything that was answered into DuckDB.
     Flush(admin::FlushArgs),
     /// Write a storage as Parquet.
@@ -110,18 +113,20 @@ enum Verb {
     Demo(demo::DemoArgs),
     #[command(hide = true)]
     DemoWriter(demo::WriterArgs),
+    #[command(hide = true)]
+    LockCommand(lock::CommandArgs),
 }
 
 /// Runs the verb that the arguments name.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => failure.report(),
     }
 }
 
-fn run(cli: &Cli) -> Outcome {
+fn run(cli: &Cli) -> Outcome<ExitCode> {
     let Cli { global, verb } = cli;
     let mut out = Output::new(global.json, global.text);
     match verb {
@@ -140,12 +145,15 @@ fn run(cli: &Cli) -> Outcome {
         Verb::Stats(_) => admin::stats(global, &mut out),
         Verb::Info(_) => admin::info(global, &mut out),
         Verb::Ping(_) => admin::ping(global, &mut out),
+        Verb::Lock(args) => return lock::lock(global, args),
+        Verb::LockCommand(args) => return Ok(lock::become_command(args)),
         Verb::Load(args) => load::load(global, args, &mut out),
         Verb::Bench(args) => bench::bench(global, args, &mut out),
         Verb::Demo(args) => demo::demo(global.json, args, &mut out),
         Verb::DemoWriter(args) => demo::write(global, args),
     }?;
-    out.finish()
+    out.finish()?;
+    Ok(ExitCode::SUCCESS)
 }
 
 impl Global {

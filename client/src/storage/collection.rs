@@ -7,7 +7,7 @@ use std::sync::Arc;
 use fastpersist_protocol::request::Op;
 use serde::Serialize;
 
-use super::{Batch, Collection, Delete, Keys, Place, Store};
+use super::{Batch, Collection, Delete, History, Keys, Place, Store};
 use crate::Client;
 use crate::call::{self, Call, Caller, on};
 use crate::outcome::{Collections, ExportOutcome, OneRecord, Records};
@@ -83,6 +83,11 @@ impl<C: Caller> CollectionStorage<C> {
         let op = Op::Collections { key: Cow::Borrowed(key) };
         let decode = |line: &[u8]| Ok(reply::decode::<Collections>(line)?.collections);
         self.place.client.call(Call::with(&on(&self.place.storage, op), decode))
+    }
+
+    /// Begins a request for the history of an item, newest first. See [`History`] for its options.
+    pub fn history(&self, key: impl Into<String>) -> History<C> {
+        History::new(key.into(), self.place.clone())
     }
 
     /// Begins a request for a page of keys.

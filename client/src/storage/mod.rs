@@ -6,12 +6,14 @@
 mod batch;
 mod collection;
 mod dated;
+mod history;
 mod keys;
 mod write;
 
 pub use batch::Batch;
 pub use collection::CollectionStorage;
 pub use dated::DatedStorage;
+pub use history::{Deletion, History, HistoryEntry, HistoryPage};
 pub use keys::Keys;
 pub use write::{Delete, Store, Write};
 

@@ -108,7 +108,9 @@ pub fn needed_role(op: &Op<'_>) -> Role {
         | Op::Stats { .. }
         | Op::Info
         | Op::Ping => Role::Reader,
-        Op::Store(_) | Op::Delete(_) | Op::Batch(_) | Op::Flush => Role::Writer,
+        Op::Store(_) | Op::Delete(_) | Op::Batch(_) | Op::Lock { .. } | Op::Unlock { .. } | Op::Flush => {
+            Role::Writer
+        }
         _ => Role::Admin,
     }
 }

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use super::access::Peer;
 use super::dispatch::Dispatcher;
+use super::locks::ConnectionLocks;
 use super::pass::Pass;
 use super::wire::Wire;
 use super::{Server, errors};
@@ -37,6 +38,8 @@ enum Event {
 #[derive(Debug)]
 pub struct Connection {
     wire: Arc<Wire>,
+    /// Freed when the connection is dropped.
+    locks: ConnectionLocks,
     peer: Peer,
     server: Arc<Server>,
     stopping: watch::Receiver<bool>,
@@ -52,7 +55,8 @@ impl Connection {
         let input = LineBuffer::new(server.config.limits.max_line_bytes);
         let stopping = server.stopping.clone();
         let wire = Arc::new(Wire::new(stream));
-        Self { wire, peer, server, stopping, input, answers: Vec::new(), ended: false }
+        let locks = ConnectionLocks::new(&server, &peer);
+        Self { wire, locks, peer, server, stopping, input, answers: Vec::new(), ended: false }
     }
 
     /// Serves the client until it is gone or the daemon stops.
@@ -160,7 +164,7 @@ impl Connection {
         let out = &mut self.answers;
         let waiting = self.wire.waiting();
         let mut at = 0;
-        let mut dispatcher = Dispatcher::new(&self.server, &self.peer);
+        let mut dispatcher = Dispatcher::new(&self.server, &self.peer, (&self.wire, &self.locks));
         let mut pass = Pass::new(&self.server);
         let mut pass_from = 0;
         while let Some((line, next)) = self.input.peek(at) {

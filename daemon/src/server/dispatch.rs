@@ -13,7 +13,9 @@ use fastpersist_protocol::{json, reply};
 
 use super::access::{Peer, needed_role};
 use super::answers::{WriteKind, WriteMeta};
+use super::locks::ConnectionLocks;
 use super::pass::Pass;
+use super::wire::Wire;
 use super::{Server, errors, report};
 use crate::config::Role;
 use crate::storage::Storage;
@@ -25,8 +27,11 @@ use crate::storage::schema::Model;
 /// What a connection needs to answer requests.
 #[derive(Debug)]
 pub struct Dispatcher<'s> {
-    server: &'s Server,
+    pub(super) server: &'s Server,
     peer: &'s Peer,
+    /// For what makes the connection wait: the way out, and what it holds.
+    pub(super) wire: &'s Arc<Wire>,
+    pub(super) locks: &'s ConnectionLocks,
     /// The role that was last looked up, and for which storage.
     role: Option<(Option<usize>, Role)>,
     /// The partition that was last used, and how it was asked for.
@@ -49,17 +54,23 @@ pub(super) type Answer<T> = Result<T, WireError>;
 /// What a request asks for, as far as access is concerned.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ask<'a> {
-    storage: Option<&'a str>,
+    pub(super) storage: Option<&'a str>,
     op: &'static str,
     needed: Role,
 }
 
 impl<'s> Dispatcher<'s> {
     /// A dispatcher for one pass over a connection's lines.
-    pub fn new(server: &'s Server, peer: &'s Peer) -> Self {
+    pub(super) fn new(
+        server: &'s Server,
+        peer: &'s Peer,
+        (wire, locks): (&'s Arc<Wire>, &'s ConnectionLocks),
+    ) -> Self {
         Self {
             server,
             peer,
+            wire,
+            locks,
             role: None,
             partition: None,
             now: Timestamp::now(),
@@ -153,6 +164,7 @@ impl<'s> Dispatcher<'s> {
                 Ok(())
             }
             Op::History(ref asked) => self.history(id, ask, asked, pass, out).await,
+            Op::Lock { .. } | Op::Unlock { .. } => self.lock_or_unlock(id, ask, &op, pass, out).await,
             Op::Flush => self.flush(id, ask, pass, out).await,
             Op::ExportParquet { path } => self.export(id, ask, path.as_deref(), pass, out).await,
             Op::Backup { .. } | Op::ListBackups | Op::VerifyBackup { .. } => {

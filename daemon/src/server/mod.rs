@@ -15,6 +15,7 @@ mod errors;
 mod health;
 mod history;
 pub mod listener;
+mod locks;
 mod pass;
 mod reads;
 mod report;
@@ -26,6 +27,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::locks::LockTable;
 use crate::stats::DaemonStats;
 use crate::storage::Storage;
 use access::AccessTable;
@@ -41,6 +43,8 @@ pub struct Server {
     pub access: RwLock<AccessTable>,
     /// The daemon's counters.
     pub stats: DaemonStats,
+    /// Whose turn it is.
+    pub locks: LockTable,
     /// Turns true when the daemon stops.
     pub stopping: watch::Receiver<bool>,
 }

@@ -39,6 +39,10 @@ pub fn stats(server: &Server, out: &mut Vec<u8>) {
         number(out, "connections", server.stats.connections.load(Ordering::Relaxed) as u64);
         number(out, "max_connections", server.config.limits.max_connections as u64);
         number(out, "connections_total", server.stats.connections_total.load(Ordering::Relaxed));
+        let (held, waiting) = server.locks.counts();
+        number(out, "locks", held as u64);
+        number(out, "lock_waiters", waiting as u64);
+        number(out, "max_locks", server.config.limits.max_locks as u64);
         number(out, "memory_bytes", stats::resident_bytes());
         counts(out, "requests", &server.stats.requests());
         counts(out, "errors", &server.stats.errors());
