@@ -30,6 +30,7 @@ mod history;
 mod if_seq;
 mod keys;
 mod many_writers;
+mod producers;
 
 // Bounds: what one client may cost the others.
 mod access;

@@ -14,11 +14,13 @@ use fastpersist_protocol::frame::{Line, LineBuffer};
 use fastpersist_protocol::request::Request;
 
 use crate::call::{self, Call, Caller, sealed};
+use crate::connection::is_shutting_down;
 use crate::error::Error;
 use crate::lock::LockRequest;
 use crate::options::ConnectOptions;
 use crate::outcome::Info;
 use crate::reply::{self, Reply};
+use crate::resend::{Delivery, FIRST_PAUSE, Numbers, next_pause};
 use crate::socket::{RETRY_PAUSE, Socket, open_first, too_busy};
 use crate::storage::{CollectionStorage, DatedStorage};
 
@@ -34,8 +36,9 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 /// Clones are cheap and share one connection; calls from several threads take turns. Threads that are to
 /// write at the same time take a connection each, or the async [`Client`](crate::Client).
 ///
-/// When the connection breaks in the middle of a request, that request fails with
-/// [`Error::Disconnected`], and the next one connects again.
+/// When the connection breaks in the middle of a read, that fails with [`Error::Disconnected`], and the next
+/// request connects again. A write is sent again by itself and stored once, also over a restart of the
+/// daemon: see [`ConnectOptions::retry_writes_for`].
 ///
 /// ```no_run
 /// # fn example() -> Result<(), fastpersist_client::Error> {
@@ -60,6 +63,7 @@ pub struct Client {
 struct Inner {
     options: ConnectOptions,
     wire: Mutex<Option<Wire>>,
+    numbers: Numbers,
 }
 
 impl fmt::Debug for Client {
@@ -75,7 +79,8 @@ impl Client {
     /// [`Error::Connect`] when nobody listens or the socket may not be opened.
     pub fn connect(options: ConnectOptions) -> Result<Self, Error> {
         let wire = Wire::open(&options)?;
-        Ok(Self { inner: Arc::new(Inner { options, wire: Mutex::new(Some(wire)) }) })
+        let inner = Inner { options, wire: Mutex::new(Some(wire)), numbers: Numbers::new() };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Connects with default options: to the socket of `FASTPERSIST_SOCKET`, else to that of the host's
@@ -165,20 +170,32 @@ impl Caller for Client {
     fn call<T: Send + 'static>(&self, call: Call<T>) -> Result<T, Error> {
         let line = call.line?;
         let limit = self.inner.options.request_timeout.filter(|_| call.bounded);
-        let reply = self.inner.talk(|wire| {
-            let deadline = Deadline::after(limit);
-            wire.send(&line, deadline)?;
-            wire.receive(deadline).map_err(Broken::Midway)
-        })?;
+        let reply = match self.inner.delivery(call.delivery) {
+            Delivery::Once => self.inner.talk(|wire| {
+                let deadline = Deadline::after(limit);
+                wire.send(&line, deadline)?;
+                wire.receive(deadline).map_err(Broken::Midway)
+            })?,
+            delivery => {
+                let replies = self.inner.deliver(vec![(line, delivery)], limit);
+                replies.into_iter().next().unwrap_or_else(|| Err(missing()))?
+            }
+        };
         (call.decode)(&reply)
     }
 
     fn call_each<T: Send + 'static>(&self, calls: Vec<Call<T>>) -> Result<Vec<Result<T, Error>>, Error> {
-        let lines: Vec<&[u8]> = calls.iter().filter_map(|call| call.line.as_deref().ok()).collect();
         let limit = self.inner.options.request_timeout;
-        let replies = self.inner.talk(|wire| wire.pipeline(&lines, limit))?;
+        let again = calls.iter().all(|call| self.inner.delivery(call.delivery) != Delivery::Once);
+        let lines = calls.iter().filter_map(|call| Some((call.line.as_ref().ok()?, call.delivery)));
+        let replies = if again {
+            self.inner.deliver(lines.map(|(line, delivery)| (line.clone(), delivery)).collect(), limit)
+        } else {
+            let lines: Vec<&[u8]> = lines.map(|(line, _)| line.as_slice()).collect();
+            self.inner.talk(|wire| wire.pipeline(&lines, limit))?
+        };
         let mut replies = replies.into_iter();
-        let mut next = || replies.next().unwrap_or_else(|| Err(Error::disconnected("a reply is missing")));
+        let mut next = || replies.next().unwrap_or_else(|| Err(missing()));
         Ok(calls
             .into_iter()
             .map(|call| match call.line {
@@ -187,6 +204,10 @@ impl Caller for Client {
             })
             .collect())
     }
+}
+
+fn missing() -> Error {
+    Error::disconnected("a reply is missing")
 }
 
 /// A conversation that did not come to its end.
@@ -216,6 +237,87 @@ impl Inner {
             *slot = Some(wire);
         }
         outcome.map_err(|(Broken::NothingSent(error) | Broken::Midway(error))| error)
+    }
+}
+
+impl Inner {
+    /// How often a request may be sent, by the options too.
+    fn delivery(&self, asked: Delivery) -> Delivery {
+        if self.options.retry_writes_for.is_zero() { Delivery::Once } else { asked }
+    }
+
+    /// Sends writes until all are answered, each under its number; over new connections too, where the old
+    /// one breaks. Nobody else sends meanwhile, so their order is that of the numbers.
+    fn deliver(
+        &self,
+        lines: Vec<(Vec<u8>, Delivery)>,
+        limit: Option<Duration>,
+    ) -> Vec<Result<Vec<u8>, Error>> {
+        let mut slot = self.wire.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = |(line, delivery): (Vec<u8>, Delivery)| match delivery {
+            Delivery::Number => self.numbers.number(&line),
+            _ => line,
+        };
+        let lines: Vec<Vec<u8>> = lines.into_iter().map(number).collect();
+        let lines: Vec<&[u8]> = lines.iter().map(Vec::as_slice).collect();
+        let mut replies = Vec::with_capacity(lines.len());
+        let mut until = Instant::now() + self.options.retry_writes_for;
+        let mut pause = FIRST_PAUSE;
+        let mut is_first = true;
+        while replies.len() < lines.len() {
+            let known = replies.len();
+            let error = match self.try_deliver(&mut slot, &lines[known..], limit, &mut replies) {
+                None => continue,
+                Some(error) => error,
+            };
+            // A daemon that goes on answering gets time anew.
+            if replies.len() > known {
+                until = Instant::now() + self.options.retry_writes_for;
+                pause = FIRST_PAUSE;
+            }
+            // A daemon that refuses the connection has taken nothing, but an earlier one may have.
+            let is_refused = std::mem::take(&mut is_first) && matches!(error, Error::Daemon(_));
+            if is_refused || matches!(error, Error::Timeout { .. }) || Instant::now() >= until {
+                replies.resize_with(lines.len(), || Err(error.clone()));
+                break;
+            }
+            thread::sleep(pause);
+            pause = next_pause(pause);
+        }
+        replies
+    }
+
+    /// Sends lines on the present connection, or on a new one, and adds the replies that come. Answers why
+    /// there are no more.
+    fn try_deliver(
+        &self,
+        slot: &mut Option<Wire>,
+        lines: &[&[u8]],
+        limit: Option<Duration>,
+        replies: &mut Vec<Result<Vec<u8>, Error>>,
+    ) -> Option<Error> {
+        let mut wire = match slot.take().map_or_else(|| Wire::open(&self.options), Ok) {
+            Ok(wire) => wire,
+            Err(error) => return Some(error),
+        };
+        let outcomes = match wire.pipeline(lines, limit) {
+            Ok(outcomes) => outcomes,
+            Err(Broken::NothingSent(error) | Broken::Midway(error)) => return Some(error),
+        };
+        for outcome in outcomes {
+            match outcome {
+                Err(error) if !matches!(error, Error::Protocol(_)) => return Some(error),
+                // It refuses whatever comes behind this one too.
+                outcome if is_shutting_down(&outcome) => {
+                    return Some(Error::disconnected("the daemon is stopping"));
+                }
+                outcome => replies.push(outcome),
+            }
+        }
+        if !wire.broken {
+            *slot = Some(wire);
+        }
+        None
     }
 }
 

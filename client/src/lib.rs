@@ -51,6 +51,7 @@ mod options;
 mod outcome;
 mod record;
 mod reply;
+mod resend;
 mod socket;
 mod storage;
 mod value;

@@ -16,8 +16,9 @@ use tokio::sync::Semaphore;
 
 use crate::blocking::{self, OwnConnection};
 use crate::client::{Client, within};
-use crate::connection::Connection;
+use crate::connection::{Connection, Sending};
 use crate::error::Error;
+use crate::options::LONGEST;
 use crate::reply;
 
 /// A request for a lock. It comes from [`Client::lock`] or
@@ -48,17 +49,17 @@ impl<C> LockRequest<C> {
         Self { client, name, wait: Duration::ZERO, ttl: None }
     }
 
-    /// How long to wait while another one has it; those who wait get it in the order in which they came.
+    /// How long to wait while another one has it, a year at most; those who wait get it in the order in which they came.
     /// Without it nobody is waited for.
     pub fn wait(mut self, wait: Duration) -> Self {
-        self.wait = wait;
+        self.wait = wait.min(LONGEST);
         self
     }
 
-    /// When the daemon frees it, whatever happens. Without it the lock lasts until it is released, or until
+    /// When the daemon frees it, whatever happens; after a year at most. Without it the lock lasts until it is released, or until
     /// the process ends.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = Some(ttl);
+        self.ttl = Some(ttl.min(LONGEST));
         self
     }
 
@@ -110,7 +111,7 @@ async fn ask(connection: &Connection, line: &[u8]) -> Result<Vec<u8>, Error> {
     let gone = || Error::disconnected("the client's runtime stopped");
     // One request at a time, and nobody closes the semaphore.
     let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.map_err(|_| gone())?;
-    let answer = connection.submit(line, permit).map_err(|(error, _)| error)?;
+    let answer = connection.submit(&Sending::once(line), permit).map_err(|(error, _)| error)?;
     answer.await.unwrap_or_else(|_| Err(gone()))
 }
 

@@ -142,7 +142,7 @@ async fn a_break_fails_what_is_under_way_and_the_next_request_connects_again() {
         drop(peer);
         Peer::accept(&listener).echo_all();
     });
-    let client = Client::connect(server.options()).await.unwrap();
+    let client = Client::connect(server.options().retry_writes_for(Duration::ZERO)).await.unwrap();
     let (one, two) = tokio::join!(store(&client, 1), store(&client, 2));
     for error in [one.unwrap_err(), two.unwrap_err()] {
         assert!(matches!(error, Error::Disconnected { .. }), "{error}");
@@ -157,7 +157,7 @@ async fn a_break_fails_what_is_under_way_and_the_next_request_connects_again() {
 async fn a_daemon_that_is_gone_is_a_connect_error_at_once() {
     let server = Server::start(|listener| drop(Peer::accept(&listener)));
     let socket = server.socket.clone();
-    let client = Client::connect(server.options()).await.unwrap();
+    let client = Client::connect(server.options().retry_writes_for(Duration::ZERO)).await.unwrap();
     server.join();
     assert!(!socket.exists());
     // Whether the first request still meets the broken connection is a race; the second does not.
@@ -280,7 +280,7 @@ fn a_blocking_pipeline_that_breaks_fails_its_rest() {
         drop(peer);
         Peer::accept(&listener).echo_all();
     });
-    let client = blocking::Client::connect(server.options()).unwrap();
+    let client = blocking::Client::connect(server.options().retry_writes_for(Duration::ZERO)).unwrap();
     let jobs = client.dated("s");
     let mut batch = jobs.batch();
     (1..=1000u64).for_each(|key| batch.add(jobs.store(key.to_string(), &json!({}))));

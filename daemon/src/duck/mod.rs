@@ -12,6 +12,7 @@ mod engine;
 mod error;
 mod flush;
 mod plan;
+mod producers;
 mod read;
 mod rows;
 mod schema;

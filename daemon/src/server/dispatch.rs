@@ -23,6 +23,7 @@ use crate::storage::partition::Partition;
 use crate::storage::record::Names;
 use crate::storage::rules::{self, RuleError};
 use crate::storage::schema::Model;
+use crate::wal::commit;
 
 /// What a connection needs to answer requests.
 #[derive(Debug)]
@@ -308,7 +309,6 @@ impl<'s> Dispatcher<'s> {
         pass: &mut Pass<'a>,
     ) -> Answer<()> {
         let Placed { date, durability, producer, write } = placed;
-        no_producer(producer.as_ref())?;
         let mut warnings = Vec::new();
         let schema = &storage.config().schema;
         let record = rules::record_of_store(schema, write, self.now, &mut warnings, &mut self.scratch)
@@ -316,7 +316,10 @@ impl<'s> Dispatcher<'s> {
         let meta =
             WriteMeta { id: id.map(Into::into), kind: WriteKind::Store, durability: *durability, warnings };
         if let Some(partition) = self.held(index, *date) {
-            pass.add(storage, partition, meta, |submission| submission.push(record, write.if_seq));
+            pass.add(storage, partition, meta, |submission| {
+                submission.producer = producer_of(producer.as_ref());
+                submission.push(record, write.if_seq);
+            });
         }
         Ok(())
     }
@@ -330,7 +333,6 @@ impl<'s> Dispatcher<'s> {
         out: &mut Vec<u8>,
     ) -> Answer<()> {
         let Placed { date, durability, producer, write } = placed;
-        no_producer(producer.as_ref())?;
         let (index, storage) = self.allowed(ask)?;
         let record = rules::record_of_delete(&storage.config().schema, &write, self.now)
             .map_err(|error| errors::of_rule(&error))?;
@@ -338,7 +340,10 @@ impl<'s> Dispatcher<'s> {
         let meta =
             WriteMeta { id: id.map(Into::into), kind: WriteKind::Delete, durability, warnings: Vec::new() };
         if let Some(partition) = self.held(index, date) {
-            pass.add(storage, partition, meta, |submission| submission.push(record, write.if_seq));
+            pass.add(storage, partition, meta, |submission| {
+                submission.producer = producer_of(producer.as_ref());
+                submission.push(record, write.if_seq);
+            });
         }
         Ok(())
     }
@@ -352,7 +357,6 @@ impl<'s> Dispatcher<'s> {
         out: &mut Vec<u8>,
     ) -> Answer<()> {
         let Placed { date, durability, producer, write: writes } = placed;
-        no_producer(producer.as_ref())?;
         let (index, storage) = self.allowed(ask)?;
         let schema = &storage.config().schema;
         let mut warnings = Vec::new();
@@ -375,6 +379,7 @@ impl<'s> Dispatcher<'s> {
         let meta = WriteMeta { id: id.map(Into::into), kind: WriteKind::Batch, durability, warnings };
         if let Some(partition) = self.held(index, date) {
             pass.add(storage, partition, meta, |submission| {
+                submission.producer = producer_of(producer.as_ref());
                 for (record, if_seq) in records {
                     submission.push(record, if_seq);
                 }
@@ -467,12 +472,9 @@ impl<'s> Dispatcher<'s> {
     }
 }
 
-/// Producers are not remembered yet, and a write that relies on it must not be taken.
-fn no_producer(producer: Option<&Producer<'_>>) -> Answer<()> {
-    match producer {
-        None => Ok(()),
-        Some(_) => Err(WireError::field("producer", "this daemon does not remember producers")),
-    }
+/// Who writes, to be kept longer than the line.
+fn producer_of(producer: Option<&Producer<'_>>) -> Option<Box<commit::Producer>> {
+    producer.map(|producer| Box::new(commit::Producer { name: (&*producer.name).into(), seq: producer.seq }))
 }
 
 fn in_batch(error: &RuleError, position: usize) -> WireError {

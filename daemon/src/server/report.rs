@@ -73,6 +73,7 @@ fn storage_stats(storage: &Storage, out: &mut Vec<u8>) {
     number(out, "pending_writes", gauges.pending_writes);
     number(out, "pending_bytes", gauges.pending_bytes as u64);
     number(out, "max_pending_bytes", config.max_pending_bytes as u64);
+    number(out, "producers", gauges.producers as u64);
     number(out, "appended_seq", gauges.appended_seq);
     number(out, "durable_seq", gauges.durable_seq);
     number(out, "flushed_seq", gauges.flushed_seq);

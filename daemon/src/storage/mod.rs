@@ -11,6 +11,7 @@ mod group;
 mod keeping;
 pub mod memtable;
 pub mod partition;
+pub mod producers;
 pub mod record;
 pub mod rules;
 pub mod schema;

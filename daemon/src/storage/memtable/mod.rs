@@ -27,6 +27,7 @@ use pending::Pending;
 pub use pending::{DirtyRow, PendingWrite, Replaces, Taking, Unflushed};
 use slots::Slots;
 
+use super::producers::Producers;
 use super::record::{Names, Record};
 use super::schema::Model;
 
@@ -64,6 +65,8 @@ pub struct Memtable {
     /// The same keys, in order.
     order: BTreeSet<Box<str>>,
     pending: Pending,
+    /// Always all of them, for a write depends on it.
+    producers: Producers,
     complete: bool,
     /// While the whole partition is being loaded, flushed tombstones stay too.
     filling: bool,
@@ -87,6 +90,7 @@ impl Memtable {
             hasher: DefaultHashBuilder::default(),
             order: BTreeSet::new(),
             pending: Pending::new(model),
+            producers: Producers::default(),
             complete,
             filling: false,
             kept_tombstones: Vec::new(),
@@ -101,6 +105,16 @@ impl Memtable {
     /// Everything up to this place is in DuckDB already.
     pub fn begin_behind(&mut self, flushed_seq: u64) {
         self.pending.begin_behind(flushed_seq);
+    }
+
+    /// How far the partition's producers have come.
+    pub fn producers(&self) -> &Producers {
+        &self.producers
+    }
+
+    /// How far the partition's producers have come, to be changed.
+    pub fn producers_mut(&mut self) -> &mut Producers {
+        &mut self.producers
     }
 
     /// Whether the table holds the whole partition.

@@ -14,6 +14,7 @@ use crate::duck::{DuckError, Store};
 use crate::latch::Latch;
 use crate::stats::StorageStats;
 use crate::storage::memtable::Memtable;
+use crate::storage::producers::Producers;
 use crate::wal::commit::Queue;
 use crate::wal::recover::{self, RecoverError, Recovered};
 use crate::wal::watermarks::Watermarks;
@@ -149,7 +150,11 @@ impl Opened {
         };
         let flushed_seq = store.as_ref().map_or(0, |store| store.flushed_seq());
         let is_empty = store.as_ref().is_none_or(|store| store.row_count() == 0);
-        let (memtable, recovered) = replay(layout, config, shared, flushed_seq, is_empty)?;
+        let mut producers = Producers::new(shared.limits.max_producers);
+        if let Some(store) = &store {
+            producers.load(store.producers().map_err(OpenError::Duck)?);
+        }
+        let (memtable, recovered) = replay(layout, config, shared, (flushed_seq, is_empty), producers)?;
         Ok(Self { store, memtable, recovered })
     }
 
@@ -161,7 +166,8 @@ impl Opened {
         shared: &Arc<Shared>,
         duck: DuckError,
     ) -> Result<Self, OpenError> {
-        let (memtable, recovered) = match replay(layout, config, shared, 0, true) {
+        let producers = Producers::new(shared.limits.max_producers);
+        let (memtable, recovered) = match replay(layout, config, shared, (0, true), producers) {
             Ok((_, recovered)) if recovered.last_seq == 0 => return Err(OpenError::Duck(duck)),
             Ok(replayed) => replayed,
             Err(log) => return Err(OpenError::Database { duck, log }),
@@ -197,10 +203,11 @@ fn replay(
     layout: &Layout,
     config: &StorageConfig,
     shared: &Arc<Shared>,
-    flushed_seq: u64,
-    database_is_empty: bool,
+    (flushed_seq, database_is_empty): (u64, bool),
+    producers: Producers,
 ) -> Result<(Memtable, Recovered), RecoverError> {
     let mut memtable = Memtable::new(config.model(), database_is_empty);
+    *memtable.producers_mut() = producers;
     memtable.begin_behind(flushed_seq);
     let directories = &layout.wal_directories;
     let recovered = recover::recover(
@@ -210,6 +217,9 @@ fn replay(
         flushed_seq,
         layout.settled_seq,
         |entry| {
+            if let Some((name, mark)) = entry.mark() {
+                memtable.producers_mut().note(name, mark);
+            }
             for record in entry.records {
                 if record.seq() > flushed_seq {
                     memtable.publish(record);
