@@ -24,6 +24,7 @@ mod value;
 
 // Writing and reading.
 mod batch;
+mod compare_and_set;
 mod delete;
 mod durability;
 mod history;

@@ -145,9 +145,10 @@ impl Error {
 
     /// Whether a write that failed so may be stored all the same.
     ///
-    /// Sending a plain store again is then harmless for the record itself: it ends up stored once,
-    /// under a new `seq`. A collection's history has it twice, and an `if_seq` may conflict with the
-    /// request's own first try.
+    /// The clients send a write again by themselves, under its number, before they fail with such an error
+    /// ([`ConnectOptions::retry_writes_for`](crate::ConnectOptions::retry_writes_for)). To send a plain store
+    /// once more after that is harmless for the record itself: it ends up stored once, under a new `seq`. A
+    /// collection's history may have it twice, and an `if_seq` may conflict with the request's own first try.
     pub fn is_outcome_unknown(&self) -> bool {
         match self {
             Self::Daemon(error) => error.code == ErrorCode::OutcomeUnknown,

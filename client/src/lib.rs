@@ -29,10 +29,14 @@
 //! # Ok(()) }
 //! ```
 //!
+//! Where many write the same record, [`CollectionStorage::update`] and [`DatedStorage::update`] read, change and
+//! write until nobody was faster. Where only one may work at a time, there is [`Client::lock`].
+//!
 //! A write is answered when it is on stable storage, unless it asks for [`Durability::Buffered`]. A read
 //! that starts after a write was answered sees it, from any process.
 //!
-//! Complete programs lie in `client/examples`: one async, one blocking, one with a collection.
+//! Complete programs lie in `client/examples`: one async, one blocking, one with a collection, one for several
+//! processes at once.
 //!
 //! The binary `fastpersist` of this crate is the same for the shell. A program that only needs the
 //! library takes it with `default-features = false`.
@@ -73,7 +77,7 @@ pub use record::{CollectionRecord, DatedRecord};
 pub use reply::Reply;
 pub use socket::{SOCKET_VARIABLE, Socket};
 pub use storage::{
-    Batch, Collection, CollectionStorage, Dated, DatedStorage, Delete, Deletion, History, HistoryEntry,
-    HistoryPage, Keys, Store, Write,
+    Batch, Collection, CollectionStorage, Dated, DatedStorage, Delete, Deletion, Edit, History, HistoryEntry,
+    HistoryPage, Keys, Model as StorageModel, Store, Update, Updated, Write,
 };
 pub use value::Value;

@@ -40,6 +40,7 @@ fn play() {
         "relay" => relay(&socket),
         "pipeline" => pipeline(&socket),
         "kill-writer" => crate::kill_loop::writer::run(&socket),
+        "count-up" => crate::compare_and_set::count_up(&socket),
         "numbers" => crate::producers::client::run(&socket),
         other => panic!("no role {other}"),
     }

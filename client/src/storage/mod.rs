@@ -8,6 +8,7 @@ mod collection;
 mod dated;
 mod history;
 mod keys;
+mod update;
 mod write;
 
 pub use batch::Batch;
@@ -15,6 +16,7 @@ pub use collection::CollectionStorage;
 pub use dated::DatedStorage;
 pub use history::{Deletion, History, HistoryEntry, HistoryPage};
 pub use keys::Keys;
+pub use update::{Edit, Model, Update, Updated};
 pub use write::{Delete, Store, Write};
 
 use std::sync::Arc;

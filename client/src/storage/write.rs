@@ -31,11 +31,11 @@ pub(crate) struct WriteFields {
 }
 
 #[derive(Debug, Clone)]
-struct StoreFields {
+pub(crate) struct StoreFields {
     data: Result<String, Error>,
-    value: Option<Value>,
+    pub(crate) value: Option<Value>,
     timestamp: Option<Timestamp>,
-    username: Option<String>,
+    pub(crate) username: Option<String>,
 }
 
 impl WriteFields {
@@ -74,8 +74,13 @@ impl WriteFields {
         }))
     }
 
+    /// Makes it a write to this record, if that has this place.
+    pub(crate) fn replace(&mut self, address: Address<'static>, if_seq: u64) {
+        (self.address, self.if_seq) = (address, Some(if_seq));
+    }
+
     /// Sets an option of a store; a delete has none.
-    fn set(&mut self, set: impl FnOnce(&mut StoreFields)) {
+    pub(crate) fn set(&mut self, set: impl FnOnce(&mut StoreFields)) {
         if let Some(store) = &mut self.store {
             set(store);
         }
