@@ -105,6 +105,9 @@ pub fn needed_role(op: &Op<'_>) -> Role {
         | Op::Collections { .. }
         | Op::Dates
         | Op::History(_)
+        | Op::Query(_)
+        | Op::Subscribe { .. }
+        | Op::Unsubscribe { .. }
         | Op::Stats { .. }
         | Op::Info
         | Op::Ping => Role::Reader,
