@@ -50,7 +50,7 @@ fn sixteen_processes_count_to_ten_thousand() {
     let exe = std::env::current_exe().expect("the test binary");
     let start = |number: u64| -> Child {
         let mut command = child::command(&exe, "count-up", site.socket());
-        let kind = if number % 2 == 0 { "blocking" } else { "async" };
+        let kind = if number.is_multiple_of(2) { "blocking" } else { "async" };
         command.env(STEPS, (STEPS_IN_ALL / PROCESSES).to_string()).env(KIND, kind);
         command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("start a process")
     };

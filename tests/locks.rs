@@ -86,7 +86,7 @@ fn those_who_wait_get_it_in_turn() {
         assert!(now > last, "{now} after {last}");
         last = now;
         // Half of them unlock, the others just go.
-        if now % 2 == 0 {
+        if now.is_multiple_of(2) {
             conn.ok(unlock("a", now));
         }
     }

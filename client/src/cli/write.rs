@@ -154,9 +154,11 @@ pub(crate) fn store(global: &Global, args: &StoreArgs, out: &mut Output) -> Outc
     let placed = Placed { date: args.address.date, durability, producer, write };
     let reply = global.ask(Op::Store(placed))?;
     let stored: StoreOutcome = reply.get()?;
-    out.reply(reply.json(), || match stored.duplicate {
-        true => "it was stored before, and is not again".to_owned(),
-        false => format!("stored, seq {}, {}", stored.seq, durable(stored.durable)),
+    out.reply(reply.json(), || {
+        if stored.duplicate {
+            return "it was stored before, and is not again".to_owned();
+        }
+        format!("stored, seq {}, {}", stored.seq, durable(stored.durable))
     })?;
     warn(&stored.warnings);
     Ok(())

@@ -47,10 +47,10 @@ pub(super) fn stage(conn: &Connection, table: &Table, changes: &[Change]) -> Res
         return Ok(());
     }
     let stage = || {
-        conn.execute_batch(&format!(
+        conn.execute_batch(
             "CREATE OR REPLACE TEMP TABLE flush_producers \
-             (producer VARCHAR, producer_seq UBIGINT, seq UBIGINT, updated_us BIGINT)"
-        ))?;
+             (producer VARCHAR, producer_seq UBIGINT, seq UBIGINT, updated_us BIGINT)",
+        )?;
         let mut appender = conn.appender_to_catalog_and_db("flush_producers", "temp", "main")?;
         for (producer, mark) in changes {
             let updated_us = mark.map(|mark| mark.updated_at.as_micros());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use fastpersist_protocol::error::{ErrorCode, WireError};
 use fastpersist_protocol::request::{
-    DEFAULT_KEYS_LIMIT, Delete, Op, Parsed, Placed, Producer, Request, Store, Write, parse,
+    DEFAULT_KEYS_LIMIT, Delete, Op, Parsed, Placed, Request, Store, Write, parse,
 };
 use fastpersist_protocol::time::{Date, Timestamp};
 use fastpersist_protocol::{json, reply};
@@ -23,7 +23,7 @@ use crate::storage::partition::Partition;
 use crate::storage::record::Names;
 use crate::storage::rules::{self, RuleError};
 use crate::storage::schema::Model;
-use crate::wal::commit;
+use crate::wal::commit::Submission;
 
 /// What a connection needs to answer requests.
 #[derive(Debug)]
@@ -316,10 +316,8 @@ impl<'s> Dispatcher<'s> {
         let meta =
             WriteMeta { id: id.map(Into::into), kind: WriteKind::Store, durability: *durability, warnings };
         if let Some(partition) = self.held(index, *date) {
-            pass.add(storage, partition, meta, |submission| {
-                submission.producer = producer_of(producer.as_ref());
-                submission.push(record, write.if_seq);
-            });
+            let add = |submission: &mut Submission| submission.push(record, write.if_seq);
+            pass.add(storage, partition, meta, producer.as_ref(), add);
         }
         Ok(())
     }
@@ -340,10 +338,8 @@ impl<'s> Dispatcher<'s> {
         let meta =
             WriteMeta { id: id.map(Into::into), kind: WriteKind::Delete, durability, warnings: Vec::new() };
         if let Some(partition) = self.held(index, date) {
-            pass.add(storage, partition, meta, |submission| {
-                submission.producer = producer_of(producer.as_ref());
-                submission.push(record, write.if_seq);
-            });
+            let add = |submission: &mut Submission| submission.push(record, write.if_seq);
+            pass.add(storage, partition, meta, producer.as_ref(), add);
         }
         Ok(())
     }
@@ -378,8 +374,7 @@ impl<'s> Dispatcher<'s> {
         self.target((index, storage), date, pass, out).await?;
         let meta = WriteMeta { id: id.map(Into::into), kind: WriteKind::Batch, durability, warnings };
         if let Some(partition) = self.held(index, date) {
-            pass.add(storage, partition, meta, |submission| {
-                submission.producer = producer_of(producer.as_ref());
+            pass.add(storage, partition, meta, producer.as_ref(), |submission| {
                 for (record, if_seq) in records {
                     submission.push(record, if_seq);
                 }
@@ -470,11 +465,6 @@ impl<'s> Dispatcher<'s> {
         });
         Ok(())
     }
-}
-
-/// Who writes, to be kept longer than the line.
-fn producer_of(producer: Option<&Producer<'_>>) -> Option<Box<commit::Producer>> {
-    producer.map(|producer| Box::new(commit::Producer { name: (&*producer.name).into(), seq: producer.seq }))
 }
 
 fn in_batch(error: &RuleError, position: usize) -> WireError {

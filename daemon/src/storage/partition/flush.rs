@@ -141,15 +141,12 @@ impl Partition {
         let tombstones = unflushed.tombstones();
         let mut memtable = self.memtable.write();
         self.flushing_bytes.store(0, Ordering::Relaxed);
-        match &result {
-            Ok(_) => {
-                memtable.flushed(&tombstones);
-                self.watermarks.advance_flushed(through_seq.max(self.watermarks.flushed()));
-            }
-            Err(_) => {
-                memtable.restore(unflushed, self.watermarks.flushed());
-                memtable.producers_mut().restore(producers);
-            }
+        if result.is_ok() {
+            memtable.flushed(&tombstones);
+            self.watermarks.advance_flushed(through_seq.max(self.watermarks.flushed()));
+        } else {
+            memtable.restore(unflushed, self.watermarks.flushed());
+            memtable.producers_mut().restore(producers);
         }
         drop(memtable);
         self.shrink_cache();
