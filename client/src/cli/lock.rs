@@ -116,8 +116,8 @@ pub(crate) fn lock(global: &Global, args: &LockArgs) -> Outcome<ExitCode> {
     if let Some(exit) = lost {
         return Ok(ExitCode::from(exit as u8));
     }
-    // So that whoever comes now finds it free.
-    lock.release()?;
+    // So that whoever comes now finds it free. The command has ended under the lock, whatever becomes of it.
+    let _ = lock.release();
     Ok(ExitCode::from(code_of(status)))
 }
 

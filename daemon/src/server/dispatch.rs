@@ -153,17 +153,7 @@ impl<'s> Dispatcher<'s> {
                 pass.finish(out).await;
                 self.collections(id, index, key, out).await
             }
-            Op::Dates => {
-                let (_, storage) = self.allowed(ask)?;
-                expect_model(storage, Model::Dated, "dates", "collections")?;
-                pass.finish(out).await;
-                let dates = storage.dates().map_err(|error| errors::internal("listing dates", &error))?;
-                reply::begin_ok(out, id);
-                reply::field(out, "dates");
-                reply::array(out, dates, |out, date| json::write_string(out, &date.to_string()));
-                reply::end(out);
-                Ok(())
-            }
+            Op::Dates => self.dates(id, ask, pass, out).await,
             Op::History(ref asked) => self.history(id, ask, asked, pass, out).await,
             Op::Lock { .. } | Op::Unlock { .. } => self.lock_or_unlock(id, ask, &op, pass, out).await,
             Op::Flush => self.flush(id, ask, pass, out).await,
@@ -474,7 +464,7 @@ fn in_batch(error: &RuleError, position: usize) -> WireError {
 }
 
 /// An operation of the other model.
-fn expect_model(storage: &Storage, model: Model, op: &str, other: &str) -> Answer<()> {
+pub(super) fn expect_model(storage: &Storage, model: Model, op: &str, other: &str) -> Answer<()> {
     let config = storage.config();
     if config.model() == model {
         return Ok(());

@@ -140,7 +140,7 @@ mod tests {
         Mark { producer_seq, seq, updated_at }
     }
 
-    fn names(changes: Vec<Change>) -> Vec<(String, Option<u64>)> {
+    fn names(changes: &[Change]) -> Vec<(String, Option<u64>)> {
         let mut names: Vec<_> =
             changes.iter().map(|(name, mark)| (name.to_string(), mark.map(|m| m.producer_seq))).collect();
         names.sort();
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(producers.mark("b"), None);
         assert_eq!(producers.mark("a"), Some(&mark(5, 3, 0)));
         let expected = [("a".to_owned(), Some(5)), ("b".to_owned(), None), ("c".to_owned(), Some(9))];
-        assert_eq!(names(producers.take_changes()), expected);
+        assert_eq!(names(&producers.take_changes()), expected);
         assert!(producers.take_changes().is_empty());
     }
 
@@ -183,7 +183,7 @@ mod tests {
         let taken = producers.take_changes();
         producers.note("a".into(), mark(2, 3, 0));
         producers.restore(taken);
-        assert_eq!(names(producers.take_changes()), [("a".to_owned(), Some(2))]);
+        assert_eq!(names(&producers.take_changes()), [("a".to_owned(), Some(2))]);
         producers.note("old".into(), mark(6, 4, 0));
         assert_eq!(producers.mark("old"), Some(&mark(7, 1, 0)), "a number never gets smaller");
     }
