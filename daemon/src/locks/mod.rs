@@ -218,6 +218,10 @@ impl LockTable {
         let deadline = self.clock.elapsed() + terms.wait;
         let place = self.line_up(owner, name)?;
         loop {
+            // Those who end first must not hand their locks on to those who end next.
+            if *stopping.borrow() {
+                return Err(LockError::Stopping);
+            }
             let (holder, until) = match self.look(&place, terms.ttl)? {
                 Look::Taken(token) => return Ok(token),
                 Look::NoToken => {

@@ -15,7 +15,7 @@ struct Bench {
     dir: tempfile::TempDir,
     clock: Arc<SimulatedClock>,
     table: LockTable,
-    _stop: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -27,7 +27,7 @@ impl Bench {
         let clock = Arc::new(SimulatedClock::new(Timestamp::now()));
         let table = open(&[dir.path().to_owned()], &clock, max_locks).expect("no file is no error");
         let (stop, stopping) = watch::channel(false);
-        Self { dir, clock, table, _stop: stop, stopping }
+        Self { dir, clock, table, stop, stopping }
     }
 
     fn owner(&self, pid: i32) -> Arc<Owner> {
@@ -138,6 +138,18 @@ async fn who_is_gone_gets_nothing() {
     drop(waiting);
     assert!(matches!(bench.take(&b, "n").await, Err(LockError::Gone)));
     assert_eq!(bench.table.counts(), (0, 0));
+}
+
+#[tokio::test]
+async fn a_daemon_that_stops_hands_no_lock_on() {
+    let bench = Bench::new(10);
+    let (a, b) = (bench.owner(1), bench.owner(2));
+    bench.take(&a, "n").await.expect("free");
+    let mut waiting = bench.lock(&b, "n", 60 * SECOND, None);
+    assert!(poll(&mut waiting).is_none());
+    bench.stop.send(true).expect("somebody listens");
+    bench.table.leave(&a);
+    assert!(matches!(poll(&mut waiting), Some(Err(LockError::Stopping))));
 }
 
 #[tokio::test]
