@@ -6,13 +6,17 @@
 mod batch;
 mod collection;
 mod dated;
+mod history;
 mod keys;
+mod update;
 mod write;
 
 pub use batch::Batch;
 pub use collection::CollectionStorage;
 pub use dated::DatedStorage;
+pub use history::{History, HistoryEntry, HistoryPage};
 pub use keys::Keys;
+pub use update::{Edit, Model, Update, Updated};
 pub use write::{Delete, Store, Write};
 
 use std::sync::Arc;

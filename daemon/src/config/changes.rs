@@ -29,6 +29,7 @@ impl Config {
             "max_output_bytes" => max_output_bytes, "output_stall_timeout_ms" => output_stall_timeout,
             "max_batch_ops" => max_batch_ops, "max_query_rows" => max_query_rows,
             "query_timeout_ms" => query_timeout, "max_locks" => max_locks,
+            "max_producers" => max_producers,
             "max_subscriptions" => max_subscriptions, "max_open_dates" => max_open_dates,
             "busy_wait_ms" => busy_wait, "duckdb_memory_bytes" => duckdb_memory_bytes,
             "duckdb_threads" => duckdb_threads);

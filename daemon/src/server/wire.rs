@@ -9,6 +9,7 @@
 //! them; everybody appends whole lines, so each of them stays whole.
 
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -86,6 +87,14 @@ pub(super) enum Pushed {
 impl Wire {
     pub(super) fn new(stream: UnixStream) -> Self {
         Self { stream, state: Mutex::default(), attention: Notify::new() }
+    }
+
+    /// The socket itself, for whoever must know when the peer is gone.
+    ///
+    /// # Errors
+    /// When no file descriptor is left.
+    pub(super) fn clone_socket(&self) -> io::Result<OwnedFd> {
+        self.stream.as_fd().try_clone_to_owned()
     }
 
     /// Appends answers and sends what the socket takes now; `answers` is empty afterwards.
