@@ -15,39 +15,95 @@ fn start(config: Config) -> (Site, Daemon) {
     (site, daemon)
 }
 
-/// A request for each thing that a role may be allowed, with the least role that is.
-fn requests() -> Vec<(&'static str, Value)> {
+/// What a request gets from somebody who may ask it.
+#[derive(Clone, Copy, PartialEq)]
+enum Gets {
+    Done,
+    /// Whatever it is, it is not `forbidden`: it depends on more than the role.
+    Anything,
+}
+use Gets::{Anything, Done};
+
+/// For every operation the least role that may ask for it, and a request.
+fn table() -> Vec<(&'static str, &'static str, Gets, Value)> {
+    let jobs = |op: &str, fields: Value| request(op, "jobs", fields);
+    let settings = |op: &str, fields: Value| request(op, "settings", fields);
+    let imported = json!({"op": "store", "key": "n", "data": {}, "updated_at": "2025-01-15T10:00:00Z"});
     vec![
-        ("reader", json!({"op": "ping"})),
-        ("reader", json!({"op": "info"})),
-        ("reader", json!({"op": "stats"})),
-        ("reader", json!({"op": "get_key", "storage": "jobs", "key": "k"})),
-        ("reader", json!({"op": "get_key_process", "storage": "jobs", "key": "k"})),
-        ("reader", json!({"op": "keys", "storage": "jobs"})),
-        ("reader", json!({"op": "dates", "storage": "jobs"})),
-        ("reader", json!({"op": "get_item", "storage": "settings", "key": "k"})),
-        ("reader", json!({"op": "collections", "storage": "settings", "key": "k"})),
-        ("reader", json!({"op": "subscribe", "id": 1, "storage": "jobs"})),
-        ("reader", json!({"op": "unsubscribe", "subscription": 1})),
-        ("writer", json!({"op": "store", "storage": "jobs", "key": "n", "data": {}})),
-        ("writer", json!({"op": "delete", "storage": "jobs", "key": "n"})),
+        ("ping", "reader", Done, json!({"op": "ping"})),
+        ("info", "reader", Done, json!({"op": "info"})),
+        ("stats", "reader", Done, json!({"op": "stats"})),
+        ("get_key", "reader", Done, jobs("get_key", json!({"key": "k"}))),
+        ("get_key_process", "reader", Done, jobs("get_key_process", json!({"key": "k"}))),
+        ("get_item", "reader", Done, settings("get_item", json!({"key": "k"}))),
+        ("keys", "reader", Done, jobs("keys", json!({}))),
+        ("dates", "reader", Done, jobs("dates", json!({}))),
+        ("collections", "reader", Done, settings("collections", json!({"key": "k"}))),
+        ("history", "reader", Done, settings("history", json!({"key": "k"}))),
+        ("query", "reader", Anything, jobs("query", json!({"sql": "SELECT 1"}))),
+        ("subscribe", "reader", Done, settings("subscribe", json!({"prefix": "none", "id": "s"}))),
+        // There is none of that id on a new connection.
+        ("unsubscribe", "reader", Anything, json!({"op": "unsubscribe", "subscription": "s"})),
+        ("store", "writer", Done, jobs("store", json!({"key": "n", "data": {}}))),
+        ("delete", "writer", Done, jobs("delete", json!({"key": "n"}))),
+        ("batch", "writer", Done, jobs("batch", json!({"ops": [{"op": "store", "key": "n", "data": {}}]}))),
+        ("lock", "writer", Done, json!({"op": "lock", "name": "l", "ttl_ms": 1})),
+        // Not the lock's token.
+        ("unlock", "writer", Anything, json!({"op": "unlock", "name": "l", "token": 0})),
+        ("flush", "writer", Done, jobs("flush", json!({}))),
+        ("export_parquet", "admin", Done, jobs("export_parquet", json!({}))),
+        ("backup", "admin", Done, settings("backup", json!({}))),
+        ("list_backups", "admin", Done, settings("list_backups", json!({}))),
+        // Nothing is there of these days.
+        ("verify_backup", "admin", Anything, settings("verify_backup", json!({"backup": "2025-01-15"}))),
+        ("check_health", "admin", Done, settings("check_health", json!({}))),
         (
-            "writer",
-            json!({"op": "batch", "storage": "jobs", "ops": [{"op": "store", "key": "n", "data": {}}]}),
+            "rebuild_history_from_wal",
+            "admin",
+            Anything,
+            settings("rebuild_history_from_wal", json!({"date": "2025-01-15"})),
         ),
-        ("writer", json!({"op": "flush", "storage": "jobs"})),
-        ("admin", json!({"op": "export_parquet", "storage": "jobs"})),
+        ("rebuild_latest_from_history", "admin", Done, settings("rebuild_latest_from_history", json!({}))),
+        ("import", "admin", Done, jobs("import", json!({"ops": [imported]}))),
     ]
 }
 
-/// Asks everything as another user; what `role` does not cover must be `forbidden`, and all else must work.
+fn request(op: &str, storage: &str, fields: Value) -> Value {
+    let mut request = fields;
+    request["op"] = json!(op);
+    request["storage"] = json!(storage);
+    request
+}
+
+#[test]
+fn every_operation_has_its_row() {
+    let mut rows: Vec<_> = table().into_iter().map(|(op, ..)| op).collect();
+    let mut operations = fastpersist_client::protocol::request::Op::NAMES.to_vec();
+    rows.sort_unstable();
+    operations.sort_unstable();
+    assert_eq!(rows, operations);
+    for (op, _, _, request) in table() {
+        assert_eq!(request["op"], op);
+    }
+}
+
+/// Asks everything as another user; what `role` does not cover must be `forbidden` and name the role that does, and
+/// all else must work.
 fn assert_role(site: &Site, role: &str) {
     let rank =
         |role: &str| ["none", "reader", "writer", "admin"].iter().position(|name| *name == role).unwrap();
-    let mut stranger = Stranger::connect(site);
-    for (least, request) in requests() {
-        let expected = if rank(role) >= rank(least) { "ok" } else { "forbidden" };
-        assert_eq!(stranger.verdict(&request), expected, "as {role}: {request}");
+    for (_, least, gets, request) in table() {
+        // One connection each: what one leaves behind (a lock, a subscription) is no matter to the next.
+        let mut stranger = Stranger::connect(site);
+        let answer = stranger.ask(&request).unwrap_or_else(|| panic!("as {role}: no answer to {request}"));
+        if rank(role) < rank(least) {
+            assert_eq!(answer["error"]["code"], "forbidden", "as {role}: {request}: {answer}");
+            assert_eq!(answer["error"]["needed_role"], least, "as {role}: {request}: {answer}");
+        } else if gets == Done {
+            assert_eq!(answer["ok"], true, "as {role}: {request}: {answer}");
+        } else {
+            assert_ne!(answer["error"]["code"], "forbidden", "as {role}: {request}: {answer}");
+        }
     }
 }
 
@@ -124,6 +180,27 @@ fn access_may_be_to_some_storages_only() {
     }
     for request in ask("settings") {
         assert_eq!(stranger.verdict(&request), "forbidden", "{request}");
+    }
+}
+
+#[test]
+fn who_may_write_to_one_storage_may_take_turns() {
+    if !is_root() {
+        return;
+    }
+    let access =
+        |role: &str| format!("[[access]]\nuid = {STRANGER}\nrole = \"{role}\"\nstorages = [\"jobs\"]");
+    for (role, expected) in [("writer", "ok"), ("reader", "forbidden")] {
+        let (site, _daemon) = start(Config::both().text(&access(role)));
+        let mut stranger = Stranger::connect(&site);
+        assert_eq!(stranger.verdict(&json!({"op": "lock", "name": "a"})), expected);
+        assert_eq!(stranger.verdict(&json!({"op": "lock", "name": "b", "storage": "jobs"})), expected);
+        let elsewhere = json!({"op": "lock", "name": "c", "storage": "settings"});
+        assert_eq!(stranger.verdict(&elsewhere), "forbidden");
+        assert_eq!(
+            stranger.verdict(&json!({"op": "history", "storage": "settings", "key": "k"})),
+            "forbidden"
+        );
     }
 }
 

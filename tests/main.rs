@@ -24,11 +24,14 @@ mod value;
 
 // Writing and reading.
 mod batch;
+mod compare_and_set;
 mod delete;
 mod durability;
+mod history;
 mod if_seq;
 mod keys;
 mod many_writers;
+mod producers;
 mod query;
 
 // Sharing: what one process tells the others.
@@ -37,6 +40,7 @@ mod subscribe;
 // Bounds: what one client may cost the others.
 mod access;
 mod limits;
+mod locks;
 mod slow_clients;
 
 // From memory to the disk, and what others read there.

@@ -20,20 +20,20 @@ use crate::harness::{
 };
 
 /// `fastpersist repair` on one storage.
-fn repair(site: &Site, storage: &str, options: &[&str]) -> Output {
+pub(crate) fn repair(site: &Site, storage: &str, options: &[&str]) -> Output {
     let mut command = Command::new(binary("fastpersist"));
     command.args(["repair", "--storage", storage, "--config"]).arg(site.config_file()).args(options);
     command.output().expect("run fastpersist")
 }
 
 /// What it said, where it ended as it should have.
-fn said(output: &Output, code: i32) -> String {
+pub(crate) fn said(output: &Output, code: i32) -> String {
     let text = String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned();
     assert_eq!(output.status.code(), Some(code), "{text}");
     text
 }
 
-fn storage_of(file: &str) -> &str {
+pub(crate) fn storage_of(file: &str) -> &str {
     file.split('/').next().unwrap()
 }
 

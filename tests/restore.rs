@@ -29,7 +29,7 @@ fn restore(from: &Site, to: &Site, storage: &str, more: &[&str]) -> (i32, String
 }
 
 /// As [`restore`], which must succeed.
-fn restored(from: &Site, config: &Config, storage: &str, more: &[&str]) -> (Site, String) {
+pub(crate) fn restored(from: &Site, config: &Config, storage: &str, more: &[&str]) -> (Site, String) {
     let to = Site::new(config);
     let (code, out, said) = restore(from, &to, storage, more);
     assert_eq!(code, 0, "{out}{said}");

@@ -8,37 +8,37 @@ mod changes;
 pub use changes::Changes;
 
 use std::fmt;
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use fastpersist_protocol::frame::{Line, LineBuffer};
 use fastpersist_protocol::request::Request;
 
 use crate::call::{self, Call, Caller, sealed};
 use crate::changes::Subscribe;
+use crate::connection::is_shutting_down;
 use crate::error::Error;
+use crate::lock::LockRequest;
 use crate::options::ConnectOptions;
 use crate::outcome::Info;
-use crate::reply::{self, Reply};
-use crate::socket::{Socket, open_blocking};
+use crate::reply::Reply;
+use crate::resend::{Delivery, FIRST_PAUSE, Numbers, next_pause};
+use crate::socket::Socket;
 use crate::storage::{CollectionStorage, DatedStorage};
+use wire::{Broken, Deadline, Wire};
 
-/// How much of a pipeline is written before replies are read. Replies to writes are small, so those of
-/// two windows fit the daemon's and the socket's buffers, and neither side waits for the other.
-const WINDOW_REQUESTS: usize = 256;
-const WINDOW_BYTES: usize = 64 << 10;
-/// How long an error line is waited for after the daemon has hung up.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+pub(crate) use wire::OwnConnection;
+
+mod wire;
 
 /// A client without a runtime: one request at a time, and pipelines for bulk.
 ///
 /// Clones are cheap and share one connection; calls from several threads take turns. Threads that are to
 /// write at the same time take a connection each, or the async [`Client`](crate::Client).
 ///
-/// When the connection breaks in the middle of a request, that request fails with
-/// [`Error::Disconnected`], and the next one connects again.
+/// When the connection breaks in the middle of a read, that fails with [`Error::Disconnected`], and the next
+/// request connects again. A write is sent again by itself and stored once, also over a restart of the
+/// daemon: see [`ConnectOptions::retry_writes_for`].
 ///
 /// ```no_run
 /// # fn example() -> Result<(), fastpersist_client::Error> {
@@ -63,6 +63,7 @@ pub struct Client {
 struct Inner {
     options: ConnectOptions,
     wire: Mutex<Option<Wire>>,
+    numbers: Numbers,
 }
 
 impl fmt::Debug for Client {
@@ -78,7 +79,8 @@ impl Client {
     /// [`Error::Connect`] when nobody listens or the socket may not be opened.
     pub fn connect(options: ConnectOptions) -> Result<Self, Error> {
         let wire = Wire::open(&options)?;
-        Ok(Self { inner: Arc::new(Inner { options, wire: Mutex::new(Some(wire)) }) })
+        let inner = Inner { options, wire: Mutex::new(Some(wire)), numbers: Numbers::new() };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Connects with default options: to the socket of `FASTPERSIST_SOCKET`, else to that of the host's
@@ -163,6 +165,18 @@ impl Client {
         self.inner.options.clone()
     }
 
+    /// Begins a request for a lock. See [`LockRequest`] for its options; nothing happens before its
+    /// `acquire`.
+    pub fn lock(&self, name: impl Into<String>) -> LockRequest<Self> {
+        LockRequest::new(self.clone(), name.into())
+    }
+
+    /// A connection that is used for nothing else.
+    pub(crate) fn own_connection(&self) -> Result<OwnConnection, Error> {
+        let wire = Wire::open(&self.inner.options)?;
+        Ok(OwnConnection { wire, limit: self.inner.options.request_timeout })
+    }
+
     /// The socket of the present connection.
     pub fn socket(&self) -> Option<Socket> {
         let wire = self.inner.wire.lock().unwrap_or_else(PoisonError::into_inner);
@@ -178,11 +192,17 @@ impl Caller for Client {
     fn call<T: Send + 'static>(&self, call: Call<T>) -> Result<T, Error> {
         let line = call.line?;
         let limit = self.inner.options.request_timeout.filter(|_| call.bounded);
-        let reply = self.inner.talk(|wire| {
-            let deadline = Deadline::after(limit);
-            wire.send(&line, deadline)?;
-            wire.receive(deadline).map_err(Broken::Midway)
-        })?;
+        let reply = match self.inner.delivery(call.delivery) {
+            Delivery::Once => self.inner.talk(|wire| {
+                let deadline = Deadline::after(limit);
+                wire.send(&line, deadline)?;
+                wire.receive(deadline).map_err(Broken::Midway)
+            })?,
+            delivery => {
+                let replies = self.inner.deliver(vec![(line, delivery)], limit);
+                replies.into_iter().next().unwrap_or_else(|| Err(missing()))?
+            }
+        };
         (call.decode)(&reply)
     }
 
@@ -192,11 +212,17 @@ impl Caller for Client {
     }
 
     fn call_each<T: Send + 'static>(&self, calls: Vec<Call<T>>) -> Result<Vec<Result<T, Error>>, Error> {
-        let lines: Vec<&[u8]> = calls.iter().filter_map(|call| call.line.as_deref().ok()).collect();
         let limit = self.inner.options.request_timeout;
-        let replies = self.inner.talk(|wire| wire.pipeline(&lines, limit))?;
+        let again = calls.iter().all(|call| self.inner.delivery(call.delivery) != Delivery::Once);
+        let lines = calls.iter().filter_map(|call| Some((call.line.as_ref().ok()?, call.delivery)));
+        let replies = if again {
+            self.inner.deliver(lines.map(|(line, delivery)| (line.clone(), delivery)).collect(), limit)
+        } else {
+            let lines: Vec<&[u8]> = lines.map(|(line, _)| line.as_slice()).collect();
+            self.inner.talk(|wire| wire.pipeline(&lines, limit))?
+        };
         let mut replies = replies.into_iter();
-        let mut next = || replies.next().unwrap_or_else(|| Err(Error::disconnected("a reply is missing")));
+        let mut next = || replies.next().unwrap_or_else(|| Err(missing()));
         Ok(calls
             .into_iter()
             .map(|call| match call.line {
@@ -207,11 +233,8 @@ impl Caller for Client {
     }
 }
 
-/// A conversation that did not come to its end.
-enum Broken {
-    /// Not a byte was taken from us: the same may be tried on a new connection.
-    NothingSent(Error),
-    Midway(Error),
+fn missing() -> Error {
+    Error::disconnected("a reply is missing")
 }
 
 impl Inner {
@@ -237,172 +260,82 @@ impl Inner {
     }
 }
 
-/// The end of the time allowed.
-#[derive(Clone, Copy)]
-struct Deadline {
-    end: Option<(Instant, Duration)>,
-}
-
-impl Deadline {
-    fn after(limit: Option<Duration>) -> Self {
-        Self { end: limit.map(|limit| (Instant::now() + limit, limit)) }
+impl Inner {
+    /// How often a request may be sent, by the options too.
+    fn delivery(&self, asked: Delivery) -> Delivery {
+        if self.options.retry_writes_for.is_zero() { Delivery::Once } else { asked }
     }
 
-    /// What is left, `None` for all the time in the world.
-    fn left(self) -> Result<Option<Duration>, Error> {
-        let Some((at, after)) = self.end else { return Ok(None) };
-        let left = at.saturating_duration_since(Instant::now());
-        // A socket takes a timeout of zero for none at all.
-        if left.is_zero() { Err(Error::Timeout { after }) } else { Ok(Some(left)) }
-    }
-
-    fn error(self, error: &io::Error) -> Error {
-        match (error.kind(), self.end) {
-            (io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut, Some((_, after))) => {
-                Error::Timeout { after }
+    /// Sends writes until all are answered, each under its number; over new connections too, where the old
+    /// one breaks. Nobody else sends meanwhile, so their order is that of the numbers.
+    fn deliver(
+        &self,
+        lines: Vec<(Vec<u8>, Delivery)>,
+        limit: Option<Duration>,
+    ) -> Vec<Result<Vec<u8>, Error>> {
+        let mut slot = self.wire.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = |(line, delivery): (Vec<u8>, Delivery)| match delivery {
+            Delivery::Number => self.numbers.number(&line),
+            _ => line,
+        };
+        let lines: Vec<Vec<u8>> = lines.into_iter().map(number).collect();
+        let lines: Vec<&[u8]> = lines.iter().map(Vec::as_slice).collect();
+        let mut replies = Vec::with_capacity(lines.len());
+        let mut until = Instant::now() + self.options.retry_writes_for;
+        let mut pause = FIRST_PAUSE;
+        let mut is_first = true;
+        while replies.len() < lines.len() {
+            let known = replies.len();
+            let Some(error) = self.try_deliver(&mut slot, &lines[known..], limit, &mut replies) else {
+                continue;
+            };
+            // A daemon that goes on answering gets time anew.
+            if replies.len() > known {
+                until = Instant::now() + self.options.retry_writes_for;
+                pause = FIRST_PAUSE;
             }
-            _ => Error::disconnected(error),
-        }
-    }
-}
-
-/// One connection.
-struct Wire {
-    stream: UnixStream,
-    socket: Socket,
-    lines: LineBuffer,
-    /// A reply may still come for a request that was given up, or none will come any more.
-    broken: bool,
-}
-
-impl Wire {
-    fn open(options: &ConnectOptions) -> Result<Self, Error> {
-        let (stream, socket) = open_blocking(options)?;
-        let lines = LineBuffer::new(options.max_reply_bytes);
-        Ok(Self { stream, socket, lines, broken: false })
-    }
-
-    fn send(&mut self, bytes: &[u8], deadline: Deadline) -> Result<(), Broken> {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            match self.write_some(rest, deadline) {
-                Ok(count) => rest = &rest[count..],
-                Err(error) => {
-                    self.broken = true;
-                    let untouched = rest.len() == bytes.len();
-                    return Err(match self.last_words() {
-                        Some(words) => Broken::Midway(words),
-                        None if untouched => Broken::NothingSent(error),
-                        None => Broken::Midway(error),
-                    });
-                }
+            // A daemon that refuses the connection has taken nothing, but an earlier one may have.
+            let is_refused = std::mem::take(&mut is_first) && matches!(error, Error::Daemon(_));
+            if is_refused || matches!(error, Error::Timeout { .. }) || Instant::now() >= until {
+                replies.resize_with(lines.len(), || Err(error.clone()));
+                break;
             }
+            thread::sleep(pause);
+            pause = next_pause(pause);
         }
-        Ok(())
+        replies
     }
 
-    fn write_some(&mut self, bytes: &[u8], deadline: Deadline) -> Result<usize, Error> {
-        self.stream.set_write_timeout(deadline.left()?).map_err(Error::disconnected)?;
-        loop {
-            match self.stream.write(bytes) {
-                Ok(0) => return Err(Error::disconnected("the daemon takes no more")),
-                Ok(count) => return Ok(count),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(deadline.error(&error)),
-            }
-        }
-    }
-
-    /// Why the daemon hung up, where it said so before.
-    fn last_words(&mut self) -> Option<Error> {
-        let line = self.receive(Deadline::after(Some(LAST_WORDS)));
-        line.err().filter(|error| matches!(error, Error::Daemon(_)))
-    }
-
-    /// The next reply line.
-    fn receive(&mut self, deadline: Deadline) -> Result<Vec<u8>, Error> {
-        let received = self.receive_line(deadline);
-        if !matches!(received, Ok(_) | Err(Error::Protocol(_))) {
-            self.broken = true;
-        }
-        received
-    }
-
-    fn receive_line(&mut self, deadline: Deadline) -> Result<Vec<u8>, Error> {
-        let line = self.line(deadline)?;
-        if reply::closes_connection(&line) {
-            return Err(reply::check(&line).err().unwrap_or_else(|| Error::disconnected("refused")));
-        }
-        Ok(line)
-    }
-
-    /// The next line, whatever it is.
-    fn line(&mut self, deadline: Deadline) -> Result<Vec<u8>, Error> {
-        loop {
-            if let Some((line, next)) = self.lines.peek(0) {
-                let received = match line {
-                    Line::TooLong => Err(Error::Protocol("it is longer than max_reply_bytes".to_owned())),
-                    Line::Bytes(line) => Ok(line.to_vec()),
-                };
-                self.lines.consume(next);
-                return received;
-            }
-            // Tells the buffer that everything in it has been looked at.
-            self.lines.consume(0);
-            self.stream.set_read_timeout(deadline.left()?).map_err(Error::disconnected)?;
-            match self.stream.read(self.lines.space()) {
-                Ok(0) => return Err(Error::disconnected("the daemon closed it")),
-                Ok(count) => self.lines.fill(count),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(deadline.error(&error)),
-            }
-        }
-    }
-
-    /// Sends all lines, reading replies on the way. Once the connection breaks, every line without a
-    /// reply gets that error; none of them is tried again, because that could change their order.
-    fn pipeline(
-        &mut self,
+    /// Sends lines on the present connection, or on a new one, and adds the replies that come. Answers why
+    /// there are no more.
+    fn try_deliver(
+        &self,
+        slot: &mut Option<Wire>,
         lines: &[&[u8]],
         limit: Option<Duration>,
-    ) -> Result<Vec<Result<Vec<u8>, Error>>, Broken> {
-        let mut replies = Vec::with_capacity(lines.len());
-        let mut sent = 0;
-        loop {
-            let window = window(&lines[sent..]);
-            match self.send(&window.concat(), Deadline::after(limit)) {
-                Ok(()) => {}
-                Err(Broken::NothingSent(error)) if sent == 0 => return Err(Broken::NothingSent(error)),
-                Err(Broken::NothingSent(error) | Broken::Midway(error)) => {
-                    replies.resize_with(lines.len(), || Err(error.clone()));
-                    return Ok(replies);
+        replies: &mut Vec<Result<Vec<u8>, Error>>,
+    ) -> Option<Error> {
+        let mut wire = match slot.take().map_or_else(|| Wire::open(&self.options), Ok) {
+            Ok(wire) => wire,
+            Err(error) => return Some(error),
+        };
+        let outcomes = match wire.pipeline(lines, limit) {
+            Ok(outcomes) => outcomes,
+            Err(Broken::NothingSent(error) | Broken::Midway(error)) => return Some(error),
+        };
+        for outcome in outcomes {
+            match outcome {
+                Err(error) if !matches!(error, Error::Protocol(_)) => return Some(error),
+                // It refuses whatever comes behind this one too.
+                outcome if is_shutting_down(&outcome) => {
+                    return Some(Error::disconnected("the daemon is stopping"));
                 }
+                outcome => replies.push(outcome),
             }
-            // The replies of the window before; this one's are on their way meanwhile.
-            while replies.len() < sent {
-                let reply = self.receive(Deadline::after(limit));
-                if let (true, Err(error)) = (self.broken, &reply) {
-                    let error = error.clone();
-                    replies.resize_with(lines.len(), || Err(error.clone()));
-                    return Ok(replies);
-                }
-                replies.push(reply);
-            }
-            if window.is_empty() {
-                return Ok(replies);
-            }
-            sent += window.len();
         }
+        if !wire.broken {
+            *slot = Some(wire);
+        }
+        None
     }
-}
-
-/// As many of the lines as are written at once.
-fn window<'l, 'b>(lines: &'l [&'b [u8]]) -> &'l [&'b [u8]] {
-    let mut bytes = 0;
-    let fitting = lines.iter().take(WINDOW_REQUESTS).take_while(|line| {
-        let fits = bytes == 0 || bytes + line.len() <= WINDOW_BYTES;
-        bytes += line.len();
-        fits
-    });
-    &lines[..fitting.count()]
 }

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use crate::error::Error;
 use crate::outcome::{BackupInfo, Backups, Flushed, Info};
 use crate::reply::{self, Reply};
+use crate::resend::Delivery;
 
 /// A request that is ready to be sent, and how to read its reply.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct Call<T> {
     pub(crate) decode: fn(&[u8]) -> Result<T, Error>,
     /// Whether `request_timeout` applies.
     pub(crate) bounded: bool,
+    /// How often it may be sent.
+    pub(crate) delivery: Delivery,
 }
 
 impl<T: DeserializeOwned> Call<T> {
@@ -34,11 +37,17 @@ impl<T> Call<T> {
     pub(crate) fn with(request: &Request<'_>, decode: fn(&[u8]) -> Result<T, Error>) -> Self {
         let mut line = Vec::with_capacity(256);
         request.write_line(None, &mut line);
-        Self { line: Ok(line), decode, bounded: true }
+        Self { line: Ok(line), decode, bounded: true, delivery: Delivery::Once }
     }
 
     pub(crate) fn failed(error: Error, decode: fn(&[u8]) -> Result<T, Error>) -> Self {
-        Self { line: Err(error), decode, bounded: true }
+        Self { line: Err(error), decode, bounded: true, delivery: Delivery::Once }
+    }
+
+    /// For writes, which may be sent again: the daemon recognises a repetition by its number.
+    pub(crate) fn resent(mut self, is_numbered: bool) -> Self {
+        self.delivery = if is_numbered { Delivery::Numbered } else { Delivery::Number };
+        self
     }
 
     /// For operations whose time grows with the data.

@@ -1,7 +1,8 @@
 //! The async client.
 //!
-//! Invariant: a request is sent at most once. Where it is certain that nothing of it was sent, because
-//! the connection had ended before, it goes over a new one; in every other case the caller decides.
+//! Invariant: a read is sent at most once. Where it is certain that nothing of it was sent, because the
+//! connection had ended before, it goes over a new one; in every other case the caller decides. A write is
+//! sent until it is answered, under a number by which the daemon recognises a repetition.
 
 use std::fmt;
 use std::future::Future;
@@ -17,11 +18,13 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::call::{self, Call, Caller, sealed};
 use crate::changes::Subscribe;
-use crate::connection::{Connection, Outcome};
+use crate::connection::{Connection, Outcome, Sending};
 use crate::error::Error;
+use crate::lock::LockRequest;
 use crate::options::ConnectOptions;
 use crate::outcome::Info;
 use crate::reply::Reply;
+use crate::resend::{Delivery, FIRST_PAUSE, Resender, next_pause};
 use crate::socket::{RETRY_PAUSE, Socket, open_first, too_busy};
 use crate::storage::{CollectionStorage, DatedStorage};
 
@@ -31,8 +34,9 @@ use crate::storage::{CollectionStorage, DatedStorage};
 /// needs one client, however many tasks it has. Requests that are under way together travel together,
 /// and the daemon makes them durable together, so many tasks with a client each in common are fast.
 ///
-/// When the connection breaks, the requests on it fail with [`Error::Disconnected`], and the next
-/// request connects again. Dropping an answer's future does not take back a request that is sent.
+/// When the connection breaks, reads that are under way fail with [`Error::Disconnected`], and the next
+/// request connects again. Writes are sent again by themselves and stored once, also over a restart of the
+/// daemon: see [`ConnectOptions::retry_writes_for`]. Dropping an answer's future does not take back a request that is sent.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), fastpersist_client::Error> {
@@ -64,6 +68,8 @@ struct Inner {
     /// Held while connecting, so that many requests after a break make one connection.
     connecting: AsyncMutex<()>,
     socket: Mutex<Option<Socket>>,
+    /// `None` where writes are sent at most once.
+    resender: Option<Arc<Resender>>,
 }
 
 impl fmt::Debug for Client {
@@ -100,6 +106,7 @@ impl Client {
     pub async fn connect(options: ConnectOptions) -> Result<Self, Error> {
         let inner = Inner {
             permits: Arc::new(Semaphore::new(options.max_in_flight)),
+            resender: (!options.retry_writes_for.is_zero()).then(|| Arc::new(Resender::new())),
             options,
             current: Mutex::new(None),
             connecting: AsyncMutex::new(()),
@@ -176,6 +183,20 @@ impl Client {
         self.inner.options.clone()
     }
 
+    /// Begins a request for a lock. See [`LockRequest`] for its options; nothing happens before its
+    /// `acquire`.
+    pub fn lock(&self, name: impl Into<String>) -> LockRequest<Self> {
+        LockRequest::new(self.clone(), name.into())
+    }
+
+    /// A connection that is used for nothing else, and how long a request on it may take.
+    pub(crate) async fn own_connection(&self) -> Result<(Arc<Connection>, Option<Duration>), Error> {
+        let (stream, socket) = open(&self.inner.options).await?;
+        let started = Connection::start(stream, self.inner.options.max_reply_bytes, None);
+        let connection = started.map_err(|error| Error::connect(socket, error))?;
+        Ok((Arc::new(connection), self.inner.options.request_timeout))
+    }
+
     /// The socket of the last connection.
     pub fn socket(&self) -> Option<Socket> {
         self.inner.socket.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -208,13 +229,13 @@ impl Inner {
     async fn run<T>(&self, call: Call<T>) -> Result<T, Error> {
         let line = call.line?;
         let limit = self.options.request_timeout.filter(|_| call.bounded);
-        let reply = within(limit, self.exchange(&line)).await?;
+        let reply = within(limit, self.exchange(&line, call.delivery)).await?;
         (call.decode)(&reply)
     }
 
-    async fn exchange(&self, line: &[u8]) -> Outcome {
-        let (_connection, answer) = self.submit(line).await?;
-        answer.await.unwrap_or_else(|_| Err(lost()))
+    async fn exchange(&self, line: &[u8], delivery: Delivery) -> Outcome {
+        let pending = self.submit(line, delivery).await?;
+        self.answer(pending).await
     }
 
     /// Sends all before it waits for the first, so that they travel together.
@@ -223,7 +244,7 @@ impl Inner {
         let mut sent = Vec::with_capacity(calls.len());
         for call in calls {
             let submitted = match call.line {
-                Ok(line) => within(limit, self.submit(&line)).await,
+                Ok(line) => within(limit, self.submit(&line, call.delivery)).await,
                 Err(error) => Err(error),
             };
             sent.push((submitted, call.decode));
@@ -231,9 +252,7 @@ impl Inner {
         let mut results = Vec::with_capacity(sent.len());
         for (submitted, decode) in sent {
             let reply = match submitted {
-                Ok((_connection, answer)) => {
-                    within(limit, async { answer.await.unwrap_or_else(|_| Err(lost())) }).await
-                }
+                Ok(pending) => within(limit, self.answer(pending)).await,
                 Err(error) => Err(error),
             };
             results.push(reply.and_then(|reply| decode(&reply)));
@@ -241,22 +260,69 @@ impl Inner {
         results
     }
 
-    /// Puts a line on a connection, a new one where the present one has ended. The connection is
-    /// returned too, because it lives as long as somebody holds it.
-    async fn submit(&self, line: &[u8]) -> Result<(Arc<Connection>, oneshot::Receiver<Outcome>), Error> {
+    /// Puts a line on a connection, a new one where the present one has ended. A write is tried as long as
+    /// nobody listens.
+    async fn submit(&self, line: &[u8], delivery: Delivery) -> Result<Pending, Error> {
+        let until = Instant::now() + self.options.retry_writes_for;
+        let sending = Sending { line, delivery, until: until.into_std() };
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.submit_once(&sending).await {
+                Err(Error::Connect { .. }) if delivery != Delivery::Once && Instant::now() < until => {
+                    sleep(pause).await;
+                    pause = next_pause(pause);
+                }
+                submitted => return submitted,
+            }
+        }
+    }
+
+    async fn submit_once(&self, sending: &Sending<'_>) -> Result<Pending, Error> {
         // The semaphore is never closed.
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| lost())?;
+        let until = sending.until.into();
         let connection = self.connection().await?;
-        let (ended, permit) = match connection.submit(line, permit) {
-            Ok(answer) => return Ok((connection, answer)),
+        let (ended, permit) = match connection.submit(sending, permit) {
+            Ok(answer) => return Ok(Pending { answer, until, _connection: connection }),
             Err((_, permit)) => (connection, permit),
         };
         // It ended between the two lines above. A second time it is the daemon that refuses.
         drop(ended);
         let connection = self.connection().await?;
-        match connection.submit(line, permit) {
-            Ok(answer) => Ok((connection, answer)),
+        match connection.submit(sending, permit) {
+            Ok(answer) => Ok(Pending { answer, until, _connection: connection }),
             Err((end, _)) => Err(end),
+        }
+    }
+
+    /// Waits for an answer. When a connection breaks under writes, whoever waits for one of them makes the
+    /// next connection, over which all of them go.
+    async fn answer(&self, mut pending: Pending) -> Outcome {
+        let Some(resender) = &self.resender else {
+            return pending.answer.await.unwrap_or_else(|_| Err(lost()));
+        };
+        let mut pause = Duration::ZERO;
+        loop {
+            let broken = resender.broken.notified();
+            if !resender.is_waiting() {
+                tokio::select! {
+                    outcome = &mut pending.answer => return outcome.unwrap_or_else(|_| Err(lost())),
+                    () = broken => {}
+                }
+            }
+            let connected = async {
+                sleep(pause).await;
+                self.connection().await
+            };
+            tokio::select! {
+                outcome = &mut pending.answer => return outcome.unwrap_or_else(|_| Err(lost())),
+                connected = connected => match connected {
+                    Err(error) if Instant::now() >= pending.until => {
+                        return Err(Error::disconnected(format_args!("and there is no new one: {error}")));
+                    }
+                    _ => pause = next_pause(pause.max(FIRST_PAUSE)),
+                },
+            }
         }
     }
 
@@ -274,7 +340,7 @@ impl Inner {
             return Ok(connection);
         }
         let (stream, socket) = open(&self.options).await?;
-        let started = Connection::start(stream, self.options.max_reply_bytes);
+        let started = Connection::start(stream, self.options.max_reply_bytes, self.resender.clone());
         let connection = Arc::new(started.map_err(|error| Error::connect(&socket, error))?);
         *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket);
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&connection));
@@ -293,6 +359,15 @@ pub(crate) async fn open(options: &ConnectOptions) -> Result<(UnixStream, Socket
             None => sleep(RETRY_PAUSE).await,
         }
     }
+}
+
+/// An answer that is to come.
+struct Pending {
+    answer: oneshot::Receiver<Outcome>,
+    /// Until when the request may be sent again.
+    until: Instant,
+    /// A connection lives as long as somebody holds it.
+    _connection: Arc<Connection>,
 }
 
 fn lost() -> Error {

@@ -4,13 +4,15 @@
 //! so lines and slots have the same order. One task writes the buffer, whatever has gathered in it, with
 //! as few system calls as possible; one task reads replies and hands each to the first slot.
 //!
-//! Invariant: every slot is filled exactly once, by its reply or by the end of the connection.
+//! Invariant: every slot is filled exactly once, by its reply or by the end of the connection, or goes over to
+//! the next connection, where it may be sent again.
 
 use std::collections::VecDeque;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use fastpersist_protocol::error::ErrorCode;
 use fastpersist_protocol::frame::{Line, LineBuffer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -20,6 +22,7 @@ use tokio::task::AbortHandle;
 
 use crate::error::Error;
 use crate::reply;
+use crate::resend::{Delivery, Resender};
 
 /// How long replies that the daemon still owes are waited for when nothing more can be sent to it.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -38,6 +41,10 @@ struct Shared {
     queue: Mutex<Queue>,
     /// Told when there are bytes to write.
     wake: Notify,
+    /// Told when the connection has ended.
+    ended: Notify,
+    /// Takes over what may be sent again.
+    resender: Option<Arc<Resender>>,
 }
 
 struct Queue {
@@ -47,18 +54,66 @@ struct Queue {
     end: Option<Error>,
 }
 
-struct Slot {
+/// Where an answer goes.
+pub(crate) struct Slot {
     answer: oneshot::Sender<Outcome>,
+    /// The line and until when it may be sent again, where it may.
+    again: Option<(Vec<u8>, Instant)>,
+    /// On how many connections it was put before.
+    tries: u32,
     /// Counts towards `max_in_flight` until the reply is here, even if nobody waits for it any more.
     _permit: OwnedSemaphorePermit,
 }
 
+impl Slot {
+    /// Whether nobody waits for the answer any more.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.answer.is_closed()
+    }
+
+    /// Whether it may be sent again after a connection that ended for this reason.
+    fn may_go_again(&self, reason: &Error) -> bool {
+        // A daemon that refuses the connection has taken nothing from it.
+        let is_refused = matches!(reason, Error::Daemon(_)) && self.tries == 0;
+        let in_time = self.again.as_ref().is_some_and(|(_, until)| Instant::now() < *until);
+        in_time && !is_refused && !self.is_given_up()
+    }
+}
+
+/// A request that is put on a connection.
+pub(crate) struct Sending<'l> {
+    pub(crate) line: &'l [u8],
+    pub(crate) delivery: Delivery,
+    /// Until when it may be sent again.
+    pub(crate) until: Instant,
+}
+
+impl<'l> Sending<'l> {
+    pub(crate) fn once(line: &'l [u8]) -> Self {
+        Self { line, delivery: Delivery::Once, until: Instant::now() }
+    }
+}
+
 impl Connection {
-    /// Starts the two tasks on the current runtime.
-    pub(crate) fn start(stream: StdUnixStream, max_reply_bytes: usize) -> std::io::Result<Self> {
+    /// Starts the two tasks on the current runtime. What the resender has goes first.
+    pub(crate) fn start(
+        stream: StdUnixStream,
+        max_reply_bytes: usize,
+        resender: Option<Arc<Resender>>,
+    ) -> std::io::Result<Self> {
         let (read, write) = UnixStream::from_std(stream)?.into_split();
-        let queue = Queue { bytes: Vec::new(), slots: VecDeque::new(), end: None };
-        let shared = Arc::new(Shared { queue: Mutex::new(queue), wake: Notify::new() });
+        let mut queue = Queue { bytes: Vec::new(), slots: VecDeque::new(), end: None };
+        if let Some(resender) = &resender {
+            queue.slots = resender.take();
+            for slot in &mut queue.slots {
+                slot.tries += 1;
+                queue.bytes.extend(slot.again.iter().flat_map(|(line, _)| line));
+            }
+        }
+        let queue = Mutex::new(queue);
+        let shared = Shared { queue, wake: Notify::new(), ended: Notify::new(), resender };
+        let shared = Arc::new(shared);
+        shared.wake.notify_one();
         let reader = Reader { shared: Arc::clone(&shared), lines: LineBuffer::new(max_reply_bytes) };
         let tasks = [
             tokio::spawn(reader.run(read)).abort_handle(),
@@ -70,7 +125,7 @@ impl Connection {
     /// Puts a request in line. The error is the connection's end, and then nothing was sent.
     pub(crate) fn submit(
         &self,
-        line: &[u8],
+        sending: &Sending<'_>,
         permit: OwnedSemaphorePermit,
     ) -> Result<oneshot::Receiver<Outcome>, (Error, OwnedSemaphorePermit)> {
         let (answer, receiver) = oneshot::channel();
@@ -79,8 +134,15 @@ impl Connection {
             return Err((end.clone(), permit));
         }
         let idle = queue.bytes.is_empty();
-        queue.bytes.extend_from_slice(line);
-        queue.slots.push_back(Slot { answer, _permit: permit });
+        let again = match (&self.shared.resender, sending.delivery) {
+            (None, _) | (_, Delivery::Once) => None,
+            // In here, so that the numbers have the order of the lines.
+            (Some(resender), Delivery::Number) => Some(resender.numbers.number(sending.line)),
+            (Some(_), Delivery::Numbered) => Some(sending.line.to_vec()),
+        };
+        queue.bytes.extend_from_slice(again.as_deref().unwrap_or(sending.line));
+        let again = again.map(|line| (line, sending.until));
+        queue.slots.push_back(Slot { answer, again, tries: 0, _permit: permit });
         drop(queue);
         if idle {
             self.shared.wake.notify_one();
@@ -90,6 +152,14 @@ impl Connection {
 
     pub(crate) fn has_ended(&self) -> bool {
         self.shared.lock().end.is_some()
+    }
+
+    /// Waits until the connection has ended.
+    pub(crate) async fn ended(&self) {
+        let ended = self.shared.ended.notified();
+        if !self.has_ended() {
+            ended.await;
+        }
     }
 }
 
@@ -111,12 +181,28 @@ impl Shared {
         let reason = queue.end.get_or_insert(reason).clone();
         queue.bytes.clear();
         let slots = std::mem::take(&mut queue.slots);
+        let (again, slots): (VecDeque<_>, VecDeque<_>) = match self.resender {
+            Some(_) => slots.into_iter().partition(|slot| slot.may_go_again(&reason)),
+            None => (VecDeque::new(), slots),
+        };
+        if let Some(resender) = self.resender.as_ref().filter(|_| !again.is_empty()) {
+            // Before anybody can know of the end, and go on to the next connection.
+            resender.add(again);
+            resender.broken.notify_waiters();
+        }
         drop(queue);
+        self.ended.notify_waiters();
         for slot in slots {
             // Whoever gave up waiting is gone; that is their right.
             let _ = slot.answer.send(Err(reason.clone()));
         }
     }
+}
+
+/// Whether the daemon has not done it, because it is stopping.
+pub(crate) fn is_shutting_down(outcome: &Outcome) -> bool {
+    let error = outcome.as_ref().ok().and_then(|line| reply::check(line).err());
+    error.is_some_and(|error| error.code() == Some(ErrorCode::ShuttingDown))
 }
 
 async fn write_all(shared: Arc<Shared>, mut stream: OwnedWriteHalf) {
@@ -182,6 +268,11 @@ impl Reader {
             let Some(slot) = slot else {
                 return Err(Error::Protocol("a reply came that nobody asked for".to_owned()));
             };
+            if slot.again.is_some() && is_shutting_down(&outcome) {
+                // It refuses whatever comes behind this one too. To keep the order, all of it goes to the next.
+                self.shared.lock().slots.push_front(slot);
+                return Err(Error::disconnected("the daemon is stopping"));
+            }
             let _ = slot.answer.send(outcome);
         }
         self.lines.consume(at);

@@ -68,6 +68,10 @@ pub struct DaemonError {
     pub column: Option<String>,
     /// On a `compacted`: the oldest change that is kept.
     pub oldest_seq: Option<u64>,
+    /// On a `locked`: the process that holds the lock.
+    pub pid: Option<u64>,
+    /// On a `locked`: the user of that process.
+    pub uid: Option<u64>,
 }
 
 impl fmt::Display for DaemonError {
@@ -91,6 +95,8 @@ pub(crate) struct WireError {
     field: Option<String>,
     column: Option<String>,
     oldest_seq: Option<u64>,
+    pid: Option<u64>,
+    uid: Option<u64>,
 }
 
 impl WireError {
@@ -114,6 +120,8 @@ impl From<WireError> for DaemonError {
             field: wire.field,
             column: wire.column,
             oldest_seq: wire.oldest_seq,
+            pid: wire.pid,
+            uid: wire.uid,
         }
     }
 }
@@ -141,9 +149,10 @@ impl Error {
 
     /// Whether a write that failed so may be stored all the same.
     ///
-    /// Sending a plain store again is then harmless for the record itself: it ends up stored once,
-    /// under a new `seq`. A collection's history has it twice, and an `if_seq` may conflict with the
-    /// request's own first try.
+    /// The clients send a write again by themselves, under its number, before they fail with such an error
+    /// ([`ConnectOptions::retry_writes_for`](crate::ConnectOptions::retry_writes_for)). To send a plain store
+    /// once more after that is harmless for the record itself: it ends up stored once, under a new `seq`. A
+    /// collection's history may have it twice, and an `if_seq` may conflict with the request's own first try.
     pub fn is_outcome_unknown(&self) -> bool {
         match self {
             Self::Daemon(error) => error.code == ErrorCode::OutcomeUnknown,

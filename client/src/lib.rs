@@ -29,10 +29,14 @@
 //! # Ok(()) }
 //! ```
 //!
+//! Where many write the same record, [`CollectionStorage::update`] and [`DatedStorage::update`] read, change and
+//! write until nobody was faster. Where only one may work at a time, there is [`Client::lock`].
+//!
 //! A write is answered when it is on stable storage, unless it asks for [`Durability::Buffered`]. A read
 //! that starts after a write was answered sees it, from any process.
 //!
-//! Complete programs lie in `client/examples`: one async, one blocking, one with a collection.
+//! Complete programs lie in `client/examples`: one async, one blocking, one with a collection, one for several
+//! processes at once.
 //!
 //! The binary `fastpersist` of this crate is the same for the shell. A program that only needs the
 //! library takes it with `default-features = false`.
@@ -50,10 +54,12 @@ mod changes;
 mod client;
 mod connection;
 mod error;
+mod lock;
 mod options;
 mod outcome;
 mod record;
 mod reply;
+mod resend;
 mod socket;
 mod storage;
 mod value;
@@ -68,6 +74,7 @@ pub use fastpersist_protocol as protocol;
 pub use fastpersist_protocol::error::ErrorCode;
 pub use fastpersist_protocol::request::Durability;
 pub use fastpersist_protocol::time::{Date, Timestamp};
+pub use lock::{BlockingLock, Lock, LockRequest};
 pub use options::ConnectOptions;
 pub use outcome::{
     BackupInfo, BatchOutcome, DeleteOutcome, ExportOutcome, Info, KeysPage, Model, StorageInfo, StoreOutcome,
@@ -77,7 +84,7 @@ pub use record::{CollectionRecord, DatedRecord};
 pub use reply::Reply;
 pub use socket::{SOCKET_VARIABLE, Socket};
 pub use storage::{
-    Batch, Collection, CollectionStorage, Dated, DatedStorage, Delete, Keys, Query, QueryColumn, QueryResult,
-    Store, Write,
+    Batch, Collection, CollectionStorage, Dated, DatedStorage, Delete, Edit, History, HistoryEntry,
+    HistoryPage, Keys, Model as StorageModel, Query, QueryColumn, QueryResult, Store, Update, Updated, Write,
 };
 pub use value::Value;

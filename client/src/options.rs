@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use crate::socket::Socket;
 
+/// Longer than anyone waits, and far from where clocks overflow.
+pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+
 /// How to reach the daemon, and how long to wait for it.
 ///
 /// ```
@@ -22,6 +25,7 @@ pub struct ConnectOptions {
     socket: Option<Socket>,
     pub(crate) connect_timeout: Duration,
     pub(crate) request_timeout: Option<Duration>,
+    pub(crate) retry_writes_for: Duration,
     pub(crate) max_in_flight: usize,
     pub(crate) max_reply_bytes: usize,
 }
@@ -32,6 +36,7 @@ impl Default for ConnectOptions {
             socket: None,
             connect_timeout: Duration::from_secs(5),
             request_timeout: Some(Duration::from_secs(30)),
+            retry_writes_for: Duration::from_secs(10),
             max_in_flight: 1024,
             max_reply_bytes: 64 << 20,
         }
@@ -65,6 +70,18 @@ impl ConnectOptions {
     #[must_use]
     pub fn request_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.request_timeout = timeout.into();
+        self
+    }
+
+    /// For how long a write is sent again when the connection breaks or the daemon is away; without this 10
+    /// seconds, and never longer than the request may take.
+    ///
+    /// Every write then carries a number under a name that no other client has, and the daemon recognises a
+    /// repetition, so it is stored once. With [`Duration::ZERO`] a write is sent at most once and carries
+    /// no number; when the connection breaks, it fails with [`Error::Disconnected`](crate::Error).
+    #[must_use]
+    pub fn retry_writes_for(mut self, time: Duration) -> Self {
+        self.retry_writes_for = time.min(LONGEST);
         self
     }
 

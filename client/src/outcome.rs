@@ -3,18 +3,37 @@
 use std::fmt;
 
 use fastpersist_protocol::time::{Date, Timestamp};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::record::{read_date, read_timestamp, write_text};
+
+fn null_is_default<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    T: Default + Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over the field as it is")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
 
 /// What became of a store.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[non_exhaustive]
 pub struct StoreOutcome {
-    /// The record's place in its partition.
+    /// The record's place in its partition; 0 where it was stored before and the place is not known any
+    /// more, see `duplicate`.
+    #[serde(deserialize_with = "null_is_default")]
     pub seq: u64,
     /// Whether the record's bytes are on stable storage already.
     pub durable: bool,
+    /// Whether the daemon had it already: this was a repetition, and nothing was stored again. The place is
+    /// known as long as nothing newer came from the same producer.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub duplicate: bool,
     /// What was stored differently from what the data may have meant, such as a `status` that is no
     /// string and left its column empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -25,23 +44,33 @@ pub struct StoreOutcome {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[non_exhaustive]
 pub struct DeleteOutcome {
-    /// Whether there was anything to delete.
+    /// Whether there was anything to delete. Of a `duplicate` that is known as long as nothing newer came
+    /// from the same producer, and false after that.
+    #[serde(deserialize_with = "null_is_default")]
     pub deleted: bool,
     /// The deletion's place in its partition; `None` where nothing was there and nothing was written.
     pub seq: Option<u64>,
     /// Whether the deletion is on stable storage already.
     #[serde(default)]
     pub durable: bool,
+    /// As with a store.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub duplicate: bool,
 }
 
 /// What became of a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[non_exhaustive]
 pub struct BatchOutcome {
-    /// For each operation its place in the partition, or `None` for a delete of what was not there.
+    /// For each operation its place in the partition, or `None` for a delete of what was not there; empty
+    /// for a `duplicate`.
+    #[serde(deserialize_with = "null_is_default")]
     pub seqs: Vec<Option<u64>>,
     /// Whether all of it is on stable storage already.
     pub durable: bool,
+    /// Whether the daemon had it already: this was a repetition, and nothing was stored again.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub duplicate: bool,
     /// As with a store.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -51,11 +80,15 @@ pub struct BatchOutcome {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[non_exhaustive]
 pub struct WriteOutcome {
-    /// The write's place in its partition, or `None` for a delete of what was not there.
+    /// The write's place in its partition, or `None` for a delete of what was not there, and for a
+    /// `duplicate` whose place is not known any more.
     pub seq: Option<u64>,
     /// Whether the write is on stable storage already.
     #[serde(default)]
     pub durable: bool,
+    /// As with a store.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub duplicate: bool,
     /// As with a store.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,

@@ -18,6 +18,7 @@ use crate::config::{Config, Limits, Overrides, StorageConfig};
 use crate::dir_lock::{DirLock, LockError};
 use crate::disk::{self, RealDisk};
 use crate::duck::{DuckError, Engine, EngineSettings};
+use crate::locks::{LockTable, TokenError};
 use crate::logging::Logging;
 use crate::metrics::{Endpoint, ListenError};
 use crate::schedule::Scheduler;
@@ -60,6 +61,9 @@ pub enum DaemonError {
         /// What is wrong.
         source: OpenError,
     },
+    /// The file with the lock tokens cannot be used.
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
     /// The socket cannot be had.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -89,7 +93,7 @@ impl DaemonError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Lock(LockError::Io { .. }) | Self::Directory { .. } => 74,
-            Self::Lock(_) | Self::Open { .. } | Self::Bind(_) | Self::Metrics(_) => 78,
+            Self::Lock(_) | Self::Open { .. } | Self::Tokens(_) | Self::Bind(_) | Self::Metrics(_) => 78,
             Self::Duck(_) | Self::Start(_) | Self::Flush { .. } => 1,
         }
     }
@@ -118,6 +122,9 @@ pub fn run(
     let directories: Vec<_> = config.storages.iter().flat_map(StorageConfig::database_directories).collect();
     shared.engine.lock_down(&directories, config.limits.duckdb_temp_bytes)?;
     let storages = recover(&config.storages, &shared, notifier)?;
+    let directories = config.storages.iter().map(|storage| storage.base_dir.as_path());
+    let (clock, max_locks) = (Arc::clone(&shared.clock), config.limits.max_locks);
+    let lock_table = LockTable::open(&shared.disk, directories, clock, max_locks)?;
     let socket = Socket::open(&config.daemon, handed_over)?;
     let endpoint = Endpoint::bind(&config.metrics, &shared.disk)?;
     let (stop, stopping) = watch::channel(false);
@@ -126,6 +133,7 @@ pub fn run(
         storages,
         stats: DaemonStats::default(),
         queries: Arc::new(Queries::new(&config.limits)?),
+        locks: lock_table,
         stopping: stopping.clone(),
         config,
     });

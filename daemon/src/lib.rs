@@ -13,6 +13,7 @@
 //! | [`export`] | writes it as Parquet |
 //! | [`systemd`] | tells the service manager how the daemon is |
 //! | [`backup`] | copies it, so that it can be had back |
+//! | [`locks`] | whose turn it is, for processes that ask |
 //! | [`schedule`], [`clock`] | what happens by itself, and by which clock |
 //! | [`offline`] | work on the files by a process of its own |
 //! | [`handover`] | large results as memory that clients hold |
@@ -33,6 +34,7 @@ pub mod duck;
 pub mod export;
 pub mod handover;
 pub mod latch;
+pub mod locks;
 pub mod logging;
 pub mod memory;
 pub mod metrics;

@@ -3,8 +3,9 @@
 //! Threads would not do: the daemon counts connections by uid, and the promise is one about many processes.
 
 use std::{
+    fmt::Display,
     fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -12,7 +13,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{Conn, Site};
+use super::{Conn, Site, joined};
 
 const ROLE: &str = "FASTPERSIST_TEST_ROLE";
 const SOCKET: &str = "FASTPERSIST_TEST_SOCKET";
@@ -37,8 +38,24 @@ fn play() {
     let socket = std::env::var(SOCKET).expect("the socket");
     match role.as_str() {
         "relay" => relay(&socket),
+        "pipeline" => pipeline(&socket),
         "kill-writer" => crate::kill_loop::writer::run(&socket),
+        "count-up" => crate::compare_and_set::count_up(&socket),
+        "numbers" => crate::producers::client::run(&socket),
         other => panic!("no role {other}"),
+    }
+}
+
+/// Sends all lines of stdin at once and passes the answers back, for as long as it lives.
+fn pipeline(socket: &str) {
+    let mut lines = String::new();
+    std::io::stdin().read_to_string(&mut lines).expect("read stdin");
+    let mut conn = Conn::connect(socket);
+    // A daemon that waits takes no more than fits the socket.
+    let mut stream = conn.stream().try_clone().expect("the socket again");
+    std::thread::spawn(move || stream.write_all(lines.as_bytes()));
+    while let Some(answer) = conn.next() {
+        println!("{MARK}{answer}");
     }
 }
 
@@ -53,6 +70,53 @@ fn relay(socket: &str) {
             conn.next()
         });
         println!("{MARK}{}", answer.unwrap_or_default());
+    }
+}
+
+/// A process that has sent many requests at once.
+pub(crate) struct Pipeline {
+    child: Child,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Pipeline {
+    pub(crate) fn start(socket: &str, lines: impl IntoIterator<Item = impl Display>) -> Self {
+        let exe = std::env::current_exe().expect("the test binary");
+        let mut command = command(&exe, "pipeline", socket);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("start a client");
+        let (bytes, _) = joined(lines);
+        child.stdin.take().expect("its stdin").write_all(&bytes).expect("write to the client");
+        let answers = BufReader::new(child.stdout.take().expect("its stdout"));
+        Self { child, answers }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next answer that it got.
+    pub(crate) fn answer(&mut self) -> Value {
+        loop {
+            let mut printed = String::new();
+            let read = self.answers.read_line(&mut printed).expect("read from the client");
+            assert_ne!(read, 0, "the client ended without an answer");
+            if let Some((_, answer)) = printed.trim_end().split_once(MARK) {
+                return serde_json::from_str(answer).expect("an answer in JSON");
+            }
+        }
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("kill the client");
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        // Fails only for a child that has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -192,6 +192,10 @@ impl Daemon {
         self.child.id()
     }
 
+    pub(crate) fn socket(&self) -> &str {
+        &self.socket
+    }
+
     pub(crate) fn stdout(&self) -> String {
         fs::read_to_string(&self.stdout).expect("read stdout")
     }

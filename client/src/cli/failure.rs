@@ -124,6 +124,7 @@ fn hint_for(error: &Error) -> Option<String> {
             ErrorCode::Forbidden => "[[access]] in the daemon's configuration gives roles".to_owned(),
             ErrorCode::ReadOnly => "the daemon's log says what failed; a restart makes it writable".to_owned(),
             ErrorCode::OutcomeUnknown => "read the record to see whether it is stored".to_owned(),
+            ErrorCode::Locked => "--wait-ms waits for it".to_owned(),
             _ if error.retryable => "try again in a moment".to_owned(),
             _ => return None,
         },

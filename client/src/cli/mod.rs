@@ -1,6 +1,6 @@
 //! The command line: arguments in, one verb run, an exit code out.
 //!
-//! Each group of verbs has a file: `write`, `read`, `watch`, `admin`, `backups`, `health`, `stats`, `load`, `import`, `bench`, `demo`, `docs`; what the daemon's
+//! Each group of verbs has a file: `write`, `read`, `history`, `diff`, `watch`, `lock`, `admin`, `backups`, `health`, `stats`, `load`, `import`, `bench`, `demo`, `docs`; what the daemon's
 //! program does is in `forward`. They share the way
 //! to the daemon (here), the way out (`output`) and the way to fail (`failure`).
 
@@ -8,12 +8,16 @@ mod admin;
 mod backups;
 mod bench;
 mod demo;
+mod diff;
 mod docs;
 mod failure;
 mod forward;
 mod health;
+mod history;
 mod import;
+mod json_diff;
 mod load;
+mod lock;
 mod output;
 mod read;
 mod sql;
@@ -90,6 +94,10 @@ enum Verb {
     Collections(read::CollectionsArgs),
     /// Print the dates that have data.
     Dates(read::DatesArgs),
+    /// Print every write to an item, newest first.
+    History(history::HistoryArgs),
+    /// Print what changed under a key between two moments.
+    Diff(diff::DiffArgs),
     /// Print changes as they come, or run a command for each.
     Watch(watch::WatchArgs),
     /// Ask with SQL: one SELECT over what a storage holds.
@@ -98,6 +106,8 @@ enum Verb {
     Delete(write::DeleteArgs),
     /// Store and delete many records, all or none.
     Batch(write::BatchArgs),
+    /// Run a command while nobody else holds a lock.
+    Lock(lock::LockArgs),
     /// Bring everything that was answered into DuckDB.
     Flush(admin::FlushArgs),
     /// Write a storage as Parquet.
@@ -141,18 +151,20 @@ enum Verb {
     /// Write man pages and completions, for packages.
     #[command(hide = true)]
     GenerateDocs(docs::GenerateArgs),
+    #[command(hide = true)]
+    LockCommand(lock::CommandArgs),
 }
 
 /// Runs the verb that the arguments name.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => failure.report(),
     }
 }
 
-fn run(cli: &Cli) -> Outcome {
+fn run(cli: &Cli) -> Outcome<ExitCode> {
     let Cli { global, verb } = cli;
     let mut out = Output::new(global.json, global.text);
     match verb {
@@ -164,6 +176,8 @@ fn run(cli: &Cli) -> Outcome {
         Verb::Keys(args) => read::keys(global, args, &mut out),
         Verb::Collections(args) => read::collections(global, args, &mut out),
         Verb::Dates(_) => read::dates(global, &mut out),
+        Verb::History(args) => history::history(global, args, &mut out),
+        Verb::Diff(args) => diff::diff(global, args, &mut out),
         Verb::Watch(args) => watch::watch(global, args, &mut out),
         Verb::Sql(args) => sql::sql(global, args, &mut out),
         Verb::Flush(_) => admin::flush(global, &mut out),
@@ -180,6 +194,8 @@ fn run(cli: &Cli) -> Outcome {
         Verb::RebuildHistory(args) => health::rebuild_history(global, args, &mut out),
         Verb::RebuildLatest(_) => health::rebuild_latest(global, &mut out),
         Verb::Repair(args) => health::repair(global, args),
+        Verb::Lock(args) => return lock::lock(global, args),
+        Verb::LockCommand(args) => return Ok(lock::become_command(args)),
         Verb::Load(args) => load::load(global, args, &mut out),
         Verb::Import(args) => import::import(global, args, &mut out),
         Verb::Bench(args) => bench::bench(global, args, &mut out),
@@ -188,7 +204,8 @@ fn run(cli: &Cli) -> Outcome {
         Verb::DemoWriter(args) => demo::write(global, args),
         Verb::GenerateDocs(args) => docs::generate(args),
     }?;
-    out.finish()
+    out.finish()?;
+    Ok(ExitCode::SUCCESS)
 }
 
 impl Global {

@@ -19,6 +19,7 @@ const COLUMNS: &[&str] = &[
     "process_name",
     "collection_name",
     "item_name",
+    "deleted",
     "value",
     "data",
     "status",

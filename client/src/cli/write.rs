@@ -5,7 +5,7 @@ use std::io::{self, Read as _};
 
 use clap::Args;
 use fastpersist_client::protocol::request::{
-    Address, Delete, Document, Durability, Op, ParseLimits, Placed, Store, Write, parse,
+    Address, Delete, Document, Durability, Op, ParseLimits, Placed, Producer, Store, Write, parse,
 };
 use fastpersist_client::protocol::value::Value as WireValue;
 use fastpersist_client::{
@@ -56,9 +56,20 @@ struct GuardArgs {
     /// Answer once it is written to the file, not only once it is on stable storage.
     #[arg(long)]
     buffered: bool,
+    /// Who writes: under the same number nothing is stored a second time.
+    #[arg(long, value_name = "NAME", requires = "producer_seq")]
+    producer: Option<String>,
+    /// The write's number under that name, from 1 on and growing.
+    #[arg(long, value_name = "N", requires = "producer", value_parser = clap::value_parser!(u64).range(1..))]
+    producer_seq: Option<u64>,
 }
 
 impl GuardArgs {
+    fn producer(&self) -> Option<Producer<'_>> {
+        let (name, seq) = (self.producer.as_deref()?, self.producer_seq?);
+        Some(Producer { name: name.into(), seq })
+    }
+
     fn durability(&self) -> Durability {
         if self.buffered { Durability::Buffered } else { Durability::Sync }
     }
@@ -139,22 +150,28 @@ pub(crate) fn store(global: &Global, args: &StoreArgs, out: &mut Output) -> Outc
         username: args.username.as_deref().map(Into::into),
         if_seq: args.guard.if_seq,
     };
-    let placed =
-        Placed { date: args.address.date, durability: args.guard.durability(), producer: None, write };
+    let (durability, producer) = (args.guard.durability(), args.guard.producer());
+    let placed = Placed { date: args.address.date, durability, producer, write };
     let reply = global.ask(Op::Store(placed))?;
     let stored: StoreOutcome = reply.get()?;
-    out.reply(reply.json(), || format!("stored, seq {}, {}", stored.seq, durable(stored.durable)))?;
+    out.reply(reply.json(), || {
+        if stored.duplicate {
+            return "it was stored before, and is not again".to_owned();
+        }
+        format!("stored, seq {}, {}", stored.seq, durable(stored.durable))
+    })?;
     warn(&stored.warnings);
     Ok(())
 }
 
 pub(crate) fn delete(global: &Global, args: &DeleteArgs, out: &mut Output) -> Outcome {
     let write = Delete { address: args.address.address(), if_seq: args.guard.if_seq };
-    let placed =
-        Placed { date: args.address.date, durability: args.guard.durability(), producer: None, write };
+    let (durability, producer) = (args.guard.durability(), args.guard.producer());
+    let placed = Placed { date: args.address.date, durability, producer, write };
     let reply = global.ask(Op::Delete(placed))?;
     let done: DeleteOutcome = reply.get()?;
     out.reply(reply.json(), || match done.seq {
+        _ if done.duplicate => "it was deleted before, and is not again".to_owned(),
         Some(seq) => format!("deleted, seq {seq}, {}", durable(done.durable)),
         None => "there was nothing to delete".to_owned(),
     })

@@ -7,7 +7,7 @@ use std::fmt;
 use fastpersist_protocol::request::{Durability, Op, Placed, Write as WireWrite};
 use fastpersist_protocol::time::Date;
 
-use super::write::single;
+use super::write::{Terms, single};
 use super::{Dated, Place, Write};
 use crate::call::{Call, Caller, on};
 use crate::error::Error;
@@ -20,7 +20,7 @@ use crate::reply;
 /// `max_batch_ops` (10,000).
 pub struct Batch<C, M> {
     place: Place<C>,
-    durability: Durability,
+    terms: Terms,
     writes: Vec<Write<C, M>>,
 }
 
@@ -32,7 +32,7 @@ impl<C, M> fmt::Debug for Batch<C, M> {
 
 impl<C: Caller, M> Batch<C, M> {
     pub(crate) fn new(place: Place<C>) -> Self {
-        Self { place, durability: Durability::Sync, writes: Vec::new() }
+        Self { place, terms: Terms::default(), writes: Vec::new() }
     }
 
     /// Adds a store or a delete of the same storage. Its own date counts only as far as it is that of
@@ -54,7 +54,15 @@ impl<C: Caller, M> Batch<C, M> {
     /// When the answer comes, as with a single store.
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> Self {
-        self.durability = durability;
+        self.terms.durability = durability;
+        self
+    }
+
+    /// Writes under a name and a number of the caller's own, as a single store does: the batch under this
+    /// number, or with [`send_each`](Self::send_each) each write under a number of its own from this one on.
+    #[must_use]
+    pub fn producer(mut self, name: impl Into<String>, seq: u64) -> Self {
+        self.terms.producer = Some((name.into().into(), seq));
         self
     }
 
@@ -70,9 +78,9 @@ impl<C: Caller, M> Batch<C, M> {
         let writes: Result<Vec<_>, Error> = self.writes.iter().map(|write| self.checked(write)).collect();
         match writes {
             Ok(write) => {
-                let placed =
-                    Placed { date: self.place.date, durability: self.durability, producer: None, write };
-                Call::new(&on(&self.place.storage, Op::Batch(placed)))
+                let (durability, producer) = (self.terms.durability, self.terms.wire_producer());
+                let placed = Placed { date: self.place.date, durability, producer, write };
+                Call::new(&on(&self.place.storage, Op::Batch(placed))).resent(self.terms.producer.is_some())
             }
             Err(error) => Call::failed(error, reply::decode),
         }
@@ -92,9 +100,16 @@ impl<C: Caller, M> Batch<C, M> {
     /// refused does not hold up the others. Returns a result for each write, in their order; the outer
     /// result is an error only where no connection could be made at all.
     pub fn send_each(&self) -> C::Answer<Vec<Result<WriteOutcome, Error>>> {
-        let calls = self.writes.iter().map(|write| match self.checked(write) {
-            Ok(write) => Call::new(&single(&self.place.storage, self.place.date, self.durability, write)),
-            Err(error) => Call::failed(error, reply::decode),
+        let mut terms = self.terms.clone();
+        let calls = self.writes.iter().map(|write| {
+            let call = match self.checked(write) {
+                Ok(write) => single(&self.place.storage, self.place.date, &terms, write),
+                Err(error) => Call::failed(error, reply::decode),
+            };
+            if let Some((_, seq)) = &mut terms.producer {
+                *seq += 1;
+            }
+            call
         });
         self.place.client.call_each(calls.collect())
     }

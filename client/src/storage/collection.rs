@@ -7,7 +7,7 @@ use std::sync::Arc;
 use fastpersist_protocol::request::Op;
 use serde::Serialize;
 
-use super::{Batch, Collection, Delete, Keys, Place, Query, Store};
+use super::{Batch, Collection, Delete, History, Keys, Place, Query, Store, Update};
 use crate::Client;
 use crate::call::{self, Call, Caller, on};
 use crate::outcome::{BackupInfo, Collections, ExportOutcome, OneRecord, Records};
@@ -44,6 +44,11 @@ impl<C: Caller> CollectionStorage<C> {
     /// Begins a delete. See [`Delete`] for its options; nothing happens before its `send`.
     pub fn delete(&self, key: impl Into<String>) -> Delete<C, Collection> {
         Delete::new(key.into(), self.place.clone())
+    }
+
+    /// Begins an update: read, change, write, until nobody was faster. See [`Update`].
+    pub fn update(&self, key: impl Into<String>) -> Update<C, Collection> {
+        Update::new(key.into(), self.place.clone())
     }
 
     /// Begins a batch.
@@ -89,6 +94,11 @@ impl<C: Caller> CollectionStorage<C> {
     /// its options; nothing happens before its `send`.
     pub fn query(&self, sql: impl Into<String>) -> Query<C> {
         Query::new(sql.into(), self.place.clone())
+    }
+
+    /// Begins a request for the history of an item, newest first. See [`History`] for its options.
+    pub fn history(&self, key: impl Into<String>) -> History<C> {
+        History::new(key.into(), self.place.clone())
     }
 
     /// Begins a request for a page of keys.

@@ -8,7 +8,7 @@ use fastpersist_protocol::request::Op;
 use fastpersist_protocol::time::Date;
 use serde::Serialize;
 
-use super::{Batch, Dated, Delete, Keys, Place, Query, Store};
+use super::{Batch, Dated, Delete, Keys, Place, Query, Store, Update};
 use crate::Client;
 use crate::call::{self, Call, Caller, on};
 use crate::error::Error;
@@ -53,6 +53,11 @@ impl<C: Caller> DatedStorage<C> {
     /// Begins a delete. See [`Delete`] for its options; nothing happens before its `send`.
     pub fn delete(&self, key: impl Into<String>) -> Delete<C, Dated> {
         Delete::new(key.into(), self.place.clone())
+    }
+
+    /// Begins an update: read, change, write, until nobody was faster. See [`Update`].
+    pub fn update(&self, key: impl Into<String>) -> Update<C, Dated> {
+        Update::new(key.into(), self.place.clone())
     }
 
     /// Begins a batch.

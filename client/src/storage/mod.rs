@@ -6,15 +6,19 @@
 mod batch;
 mod collection;
 mod dated;
+mod history;
 mod keys;
 mod query;
+mod update;
 mod write;
 
 pub use batch::Batch;
 pub use collection::CollectionStorage;
 pub use dated::DatedStorage;
+pub use history::{History, HistoryEntry, HistoryPage};
 pub use keys::Keys;
 pub use query::{Query, QueryColumn, QueryResult};
+pub use update::{Edit, Model, Update, Updated};
 pub use write::{Delete, Store, Write};
 
 use std::sync::Arc;

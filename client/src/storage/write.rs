@@ -7,7 +7,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use fastpersist_protocol::request::{
-    Address, Delete as WireDelete, Document, Durability, Op, Placed, Request, Store as WireStore,
+    Address, Delete as WireDelete, Document, Durability, Op, Placed, Producer, Store as WireStore,
     Write as WireWrite,
 };
 use fastpersist_protocol::time::{Date, Timestamp};
@@ -31,11 +31,11 @@ pub(crate) struct WriteFields {
 }
 
 #[derive(Debug, Clone)]
-struct StoreFields {
+pub(crate) struct StoreFields {
     data: Result<String, Error>,
-    value: Option<Value>,
+    pub(crate) value: Option<Value>,
     timestamp: Option<Timestamp>,
-    username: Option<String>,
+    pub(crate) username: Option<String>,
 }
 
 impl WriteFields {
@@ -74,8 +74,13 @@ impl WriteFields {
         }))
     }
 
+    /// Makes it a write to this record, if that has this place.
+    pub(crate) fn replace(&mut self, address: Address<'static>, if_seq: u64) {
+        (self.address, self.if_seq) = (address, Some(if_seq));
+    }
+
     /// Sets an option of a store; a delete has none.
-    fn set(&mut self, set: impl FnOnce(&mut StoreFields)) {
+    pub(crate) fn set(&mut self, set: impl FnOnce(&mut StoreFields)) {
         if let Some(store) = &mut self.store {
             set(store);
         }
@@ -103,33 +108,49 @@ fn object_json(data: &(impl Serialize + ?Sized)) -> Result<String, Error> {
 struct Single<C> {
     fields: WriteFields,
     place: Place<C>,
-    durability: Durability,
+    terms: Terms,
+}
+
+/// What stands on a request and not on each write of a batch.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Terms {
+    pub(crate) durability: Durability,
+    /// The name and the number that the caller has given it.
+    pub(crate) producer: Option<(Cow<'static, str>, u64)>,
+}
+
+impl Terms {
+    pub(crate) fn wire_producer(&self) -> Option<Producer<'_>> {
+        let (name, seq) = self.producer.as_ref()?;
+        Some(Producer { name: Cow::Borrowed(name), seq: *seq })
+    }
 }
 
 impl<C: Caller> Single<C> {
     fn new(fields: WriteFields, place: Place<C>) -> Self {
-        Self { fields, place, durability: Durability::Sync }
+        Self { fields, place, terms: Terms::default() }
     }
 
     fn call<T: DeserializeOwned>(&self) -> Call<T> {
         match self.fields.as_write() {
-            Ok(write) => Call::new(&single(&self.place.storage, self.place.date, self.durability, write)),
+            Ok(write) => single(&self.place.storage, self.place.date, &self.terms, write),
             Err(error) => Call::failed(error, reply::decode),
         }
     }
 }
 
-pub(crate) fn single<'a>(
-    storage: &'a str,
+pub(crate) fn single<T: DeserializeOwned>(
+    storage: &str,
     date: Option<Date>,
-    durability: Durability,
-    write: WireWrite<'a>,
-) -> Request<'a> {
+    terms: &Terms,
+    write: WireWrite<'_>,
+) -> Call<T> {
+    let (durability, producer) = (terms.durability, terms.wire_producer());
     let op = match write {
-        WireWrite::Store(write) => Op::Store(Placed { date, durability, producer: None, write }),
-        WireWrite::Delete(write) => Op::Delete(Placed { date, durability, producer: None, write }),
+        WireWrite::Store(write) => Op::Store(Placed { date, durability, producer, write }),
+        WireWrite::Delete(write) => Op::Delete(Placed { date, durability, producer, write }),
     };
-    on(storage, op)
+    Call::new(&on(storage, op)).resent(terms.producer.is_some())
 }
 
 /// A store that is being put together. It does nothing before [`send`](Self::send) or
@@ -278,7 +299,15 @@ impl<C: Caller, M> Store<C, M> {
     /// When the answer comes: [`Durability::Sync`] (the default) once the record is on stable storage,
     /// [`Durability::Buffered`] once it is written to the file.
     pub fn durability(mut self, durability: Durability) -> Self {
-        self.single.durability = durability;
+        self.single.terms.durability = durability;
+        self
+    }
+
+    /// Writes under a name and a number of the caller's own, from 1 on: the daemon stores nothing under a
+    /// number that is not higher than all before it. So a program that counts what it writes can be
+    /// started again, and writes everything once. Without it the client counts by itself.
+    pub fn producer(mut self, name: impl Into<String>, seq: u64) -> Self {
+        self.single.terms.producer = Some((Cow::Owned(name.into()), seq));
         self
     }
 
@@ -302,7 +331,13 @@ impl<C: Caller> Store<C, Dated> {
 impl<C: Caller, M> Delete<C, M> {
     /// When the answer comes, as with a store.
     pub fn durability(mut self, durability: Durability) -> Self {
-        self.single.durability = durability;
+        self.single.terms.durability = durability;
+        self
+    }
+
+    /// Writes under a name and a number of the caller's own, as with a store.
+    pub fn producer(mut self, name: impl Into<String>, seq: u64) -> Self {
+        self.single.terms.producer = Some((Cow::Owned(name.into()), seq));
         self
     }
 

@@ -118,7 +118,7 @@ impl Place {
         let through_seq = *seqs.end();
         let writes = seqs.map(|seq| FlushWrite { record: record(seq), present: Present::Unknown });
         let rows = FlushRows::History(writes.collect());
-        self.store.flush(&FlushBatch { through_seq, rows }).expect("a flush");
+        self.store.flush(&FlushBatch { through_seq, rows, producers: Vec::new() }).expect("a flush");
     }
 
     fn back_up(&self, disk: &dyn Disk, at: &str) -> Result<Manifest, BackupError> {

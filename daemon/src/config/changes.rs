@@ -32,6 +32,7 @@ impl Config {
             "max_concurrent_queries" => max_concurrent_queries, "max_query_dates" => max_query_dates,
             "max_handed_over_bytes" => max_handed_over_bytes,
             "query_timeout_ms" => query_timeout, "max_locks" => max_locks,
+            "max_producers" => max_producers,
             "max_subscriptions" => max_subscriptions, "max_open_dates" => max_open_dates,
             "busy_wait_ms" => busy_wait, "duckdb_memory_bytes" => duckdb_memory_bytes,
             "duckdb_temp_bytes" => duckdb_temp_bytes, "duckdb_threads" => duckdb_threads);

@@ -214,6 +214,7 @@ impl Checker {
             max_query_dates: size("max_query_dates", raw.max_query_dates, 400, 1)?.min(u32::MAX as usize),
             query_timeout: millis("query_timeout_ms", raw.query_timeout_ms, 30_000, 1)?,
             max_locks: size("max_locks", raw.max_locks, 1024, 0)?,
+            max_producers: size("max_producers", raw.max_producers, 10_000, 1)?,
             max_subscriptions: size("max_subscriptions", raw.max_subscriptions, 256, 0)?,
             max_open_dates: size("max_open_dates", raw.max_open_dates, 64, 1)?,
             busy_wait: millis("busy_wait_ms", raw.busy_wait_ms, 10_000, 0)?,

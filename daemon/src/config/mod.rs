@@ -167,6 +167,8 @@ pub struct Limits {
     pub query_timeout: Duration,
     /// Locks at once.
     pub max_locks: usize,
+    /// Producers that each partition remembers.
+    pub max_producers: usize,
     /// Subscriptions at once.
     pub max_subscriptions: usize,
     /// Dates of one dated storage that are open at once.

@@ -3,8 +3,8 @@
 //! A [`Snapshot`] is one read transaction per file, begun while no flush can run, so all of them see the same
 //! `flushed_seq`. Copying needs no lock of the store: flushes go on, and what they change is not seen.
 //!
-//! Invariants: a copy holds every column and every row of its snapshot, and the state table; the files that are
-//! copied from are never opened a second time (DuckDB would lose its lock on them); a copy is attached by
+//! Invariants: a copy holds every column and every row of its snapshot, the state table, and the producers; the
+//! files that are copied from are never opened a second time (DuckDB would lose its lock on them); a copy is attached by
 //! nobody else.
 
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use fastpersist_protocol::time::Timestamp;
 
 use super::engine::Engine;
 use super::error::DuckError;
+use super::producers;
 use super::schema::{self, Kind, Table, quote_name};
 use super::stage::expect;
 use super::store::{Shared, Store};
@@ -32,6 +33,8 @@ pub struct Contents {
     pub checksum: String,
     /// The `seq` up to which the file is complete.
     pub flushed_seq: u64,
+    /// How many producers the file has, and the sum of their hashes; `None` where it has no table of them.
+    pub producers: Option<(u64, String)>,
 }
 
 /// How far a snapshot reaches in time.
@@ -175,7 +178,10 @@ impl Part {
         // Not in the snapshot's transaction: looking for columns takes part in every attached file, and none of
         // them could make a checkpoint until the copy is done.
         let columns = schema::read_columns(&copy.engine.connect()?, table, table.kind.name())?;
-        let contents = contents(conn, table, &columns)?;
+        let mut contents = contents(conn, table, &columns)?;
+        if producers::has_producers(table.kind) {
+            contents.producers = Some(producers::checksum(conn, table)?);
+        }
         let target = Table::at(table.kind, copy.file.clone(), copy.alias.clone());
         let typed: Vec<_> = columns.iter().map(|(name, sql)| format!("{} {sql}", quote_name(name))).collect();
         let names: Vec<_> = columns.iter().map(|(name, _)| quote_name(name)).collect();
@@ -183,12 +189,13 @@ impl Part {
         let sql = format!(
             "CREATE TABLE {to} ({typed}); INSERT INTO {to} ({names}) SELECT {names} FROM {from}; \
              CREATE TABLE {to_state} (format INTEGER, flushed_seq UBIGINT); \
-             INSERT INTO {to_state} SELECT format, flushed_seq FROM {from_state}; COMMIT",
+             INSERT INTO {to_state} SELECT format, flushed_seq FROM {from_state}; {producers} COMMIT",
             to = target.sql(),
             typed = typed.join(", "),
             from = table.sql(),
             to_state = target.state_sql(),
             from_state = table.state_sql(),
+            producers = producers::copy_sql(table, &target),
         );
         copy.engine.check_hurry()?;
         conn.execute_batch(&sql).map_err(copy.failed("copying the rows"))?;
@@ -227,10 +234,14 @@ pub fn read_contents(engine: &Arc<Engine>, table_name: &str, file: &Path) -> Res
     }
     let _interruptible = engine.interruptible(&conn);
     engine.check_hurry()?;
-    contents(&conn, &table, &columns)
+    let mut contents = contents(&conn, &table, &columns)?;
+    if producers::are_there(&conn, &table)? {
+        contents.producers = Some(producers::checksum(&conn, &table)?);
+    }
+    Ok(contents)
 }
 
-/// Reads every block of a table.
+/// Reads every block of a table; not yet the producers.
 fn contents(conn: &Connection, table: &Table, columns: &[(String, String)]) -> Result<Contents, DuckError> {
     let names: Vec<_> = columns.iter().map(|(name, _)| quote_name(name)).collect();
     let sql = format!(
@@ -241,7 +252,8 @@ fn contents(conn: &Connection, table: &Table, columns: &[(String, String)]) -> R
     let (rows, checksum) = conn
         .query_row(&sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
         .map_err(table.failed("reading every row"))?;
-    Ok(Contents { table: table.kind.name(), rows, checksum, flushed_seq: table.read_flushed_seq(conn)? })
+    let flushed_seq = table.read_flushed_seq(conn)?;
+    Ok(Contents { table: table.kind.name(), rows, checksum, flushed_seq, producers: None })
 }
 
 /// Where a history is cut.
@@ -282,7 +294,7 @@ pub fn look_back(
 }
 
 /// Cuts a collection's history, in a copy that nobody else has open, back to `seq`, and makes the latest values
-/// anew from it.
+/// anew from it. Answers how many producers are forgotten, because their last write is beyond that.
 ///
 /// # Errors
 /// Any [`DuckError`]; the copies are then of no use.
@@ -291,7 +303,7 @@ pub fn truncate_collection(
     schema: &Schema,
     files: [&Path; 2],
     seq: u64,
-) -> Result<(), DuckError> {
+) -> Result<u64, DuckError> {
     let [history_file, latest_file] = files;
     let (history_copy, latest_copy) = (Copy::make(engine, history_file)?, Copy::make(engine, latest_file)?);
     let conn = engine.connect()?;
@@ -300,6 +312,7 @@ pub fn truncate_collection(
     let columns = schema::read_columns(&conn, &latest, latest.kind.name())?;
     let names: Vec<_> = columns.iter().map(|(name, _)| quote_name(name)).collect();
     let names = names.join(", ");
+    let forgotten = producers::cut_back(&conn, &history, seq)?;
     let cut = format!(
         "BEGIN TRANSACTION; DELETE FROM {} WHERE seq > {seq}; UPDATE {} SET flushed_seq = {seq}; COMMIT; \
          CHECKPOINT {}",
@@ -322,5 +335,6 @@ pub fn truncate_collection(
     );
     conn.execute_batch(&anew).map_err(latest.failed("making the latest values"))?;
     history_copy.detach()?;
-    latest_copy.detach()
+    latest_copy.detach()?;
+    Ok(forgotten)
 }

@@ -13,10 +13,12 @@ use duckdb::{Appender, Connection, params};
 
 use super::error::DuckError;
 use super::plan::{Addresses, Row};
+use super::producers;
 use super::rows::Rows;
 use super::schema::{Kind, Table};
 use super::stage::{self, Matches, Sought, expect};
 use super::store::{Shared, Store};
+use crate::storage::producers::Change as ProducerChange;
 use crate::storage::record::Record;
 
 /// The appender holds rows back, outside DuckDB's memory limit. It is emptied when it has a whole row group
@@ -32,6 +34,8 @@ pub struct FlushBatch {
     pub through_seq: u64,
     /// The records.
     pub rows: FlushRows,
+    /// How far the producers of these records have come, and who is forgotten.
+    pub producers: Vec<ProducerChange>,
 }
 
 /// The records of a flush, by model.
@@ -97,6 +101,9 @@ impl Store {
         let mut rows = 0;
         let result = flush(&live.conn, self.shared(), batch, &mut rows);
         stage::clear(&live.conn);
+        if !batch.producers.is_empty() {
+            producers::clear(&live.conn);
+        }
         if let Err(error) = result {
             self.recover(&mut live, matches!(error, DuckError::Commit { .. }));
             if self.flushed_seq() < batch.through_seq {
@@ -109,7 +116,7 @@ impl Store {
 
 fn flush(conn: &Connection, shared: &Shared, batch: &FlushBatch, done: &mut u64) -> Result<(), DuckError> {
     let through = batch.through_seq;
-    let flush = Flush { conn, shared };
+    let flush = Flush { conn, shared, producers: &batch.producers };
     match (&batch.rows, &shared.history) {
         (FlushRows::Latest(rows), None) => flush.dated(rows, through, done),
         (FlushRows::History(records), Some(history)) => {
@@ -137,6 +144,7 @@ struct Change<'r> {
 struct Flush<'s> {
     conn: &'s Connection,
     shared: &'s Shared,
+    producers: &'s [ProducerChange],
 }
 
 impl Flush<'_> {
@@ -227,6 +235,7 @@ impl Flush<'_> {
         if change.through_seq <= before {
             return Ok(0);
         }
+        producers::stage(self.conn, table, self.producers)?;
         let run = |sql: &str, action| self.conn.execute_batch(sql).map_err(table.failed(action));
         run("BEGIN TRANSACTION", "beginning a transaction")?;
         expect(table, "flushed_seq differs from what it was", before, table.read_flushed_seq(self.conn)?)?;
@@ -246,6 +255,7 @@ impl Flush<'_> {
             .query_row(&sql, params![before], |row| row.get(0))
             .map_err(table.failed("counting new rows"))?;
         expect(table, "new rows inserted", expected, inserted)?;
+        producers::write(self.conn, table, self.producers)?;
         let sql = format!("UPDATE {} SET flushed_seq = ?", table.state_sql());
         let states = self
             .conn

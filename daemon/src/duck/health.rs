@@ -10,6 +10,7 @@ use duckdb::Connection;
 
 use super::engine::Engine;
 use super::error::DuckError;
+use super::producers;
 use super::schema::{Kind, Table};
 use super::store::{Files, Shared, Store};
 use crate::storage::schema::Schema;
@@ -144,6 +145,10 @@ fn look(conn: &Connection, table: &Table) -> Result<TableLook, DuckError> {
     );
     let counted = conn.query_row(&sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
     let (rows, max_seq, flushed_seq) = counted.map_err(table.failed("counting rows"))?;
+    // So few that they are read here already: without them no write by a producer could be judged.
+    if producers::are_there(conn, table)? {
+        producers::checksum(conn, table)?;
+    }
     let is_history = table.kind == Kind::History;
     Ok(TableLook { file: table.file.clone(), is_history, rows, flushed_seq, max_seq })
 }

@@ -18,6 +18,9 @@ use decode::decode;
 
 mod changes;
 mod decode;
+mod history;
+
+pub use history::Wanted;
 
 /// The names below a key, owned.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -14,8 +14,10 @@ use duckdb::{Connection, params};
 
 use super::engine::Engine;
 use super::error::DuckError;
+use super::producers;
 use super::schema::{self, Kind, Table, quote_name};
 use super::store::Store;
+use crate::storage::producers::Change;
 use crate::storage::schema::Schema;
 
 /// Which table is made from which.
@@ -37,7 +39,7 @@ impl Derive {
 }
 
 /// Makes a new database file `target` from `source`, which nobody has open; answers its rows and up to where
-/// it is complete.
+/// it is complete. A new history gets `producers`, of which the latest values do not tell.
 ///
 /// # Errors
 /// Any [`DuckError`]; `target` is then to be removed.
@@ -45,8 +47,8 @@ pub fn derive(
     engine: &Arc<Engine>,
     schema: &Schema,
     what: Derive,
-    source: &Path,
-    target: &Path,
+    [source, target]: [&Path; 2],
+    producers: &[Change],
 ) -> Result<(u64, u64), DuckError> {
     let (from, to) = what.kinds();
     let from = Table::new(from, source.to_owned(), engine.new_alias(), schema);
@@ -58,6 +60,8 @@ pub fn derive(
         schema::prepare(&conn, &to)?;
         let flushed_seq = from.read_flushed_seq(&conn)?;
         let rows = replace(&conn, &from, &to, flushed_seq, &mut || {})?;
+        producers::stage(&conn, &to, producers)?;
+        producers::write(&conn, &to, producers)?;
         conn.execute_batch(&format!("CHECKPOINT {}", to.alias)).map_err(to.failed("writing the new file"))?;
         Ok((rows, flushed_seq))
     };

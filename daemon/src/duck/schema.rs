@@ -10,6 +10,7 @@ use arrow::datatypes::{DataType, Field, Schema as ArrowSchema, SchemaRef, TimeUn
 use duckdb::{Connection, params};
 
 use super::error::DuckError;
+use super::producers;
 use crate::storage::schema::{ExtraType, Model, Schema};
 
 /// The layout that this program writes.
@@ -214,6 +215,7 @@ pub(super) fn prepare(conn: &Connection, table: &Table) -> Result<bool, DuckErro
         (true, false) => return Err(table.foreign(format!("it has no table {}", table.kind.name()))),
         (false, true) => return Err(table.foreign(format!("it has no table {STATE}"))),
     }
+    producers::prepare(conn, table)?;
     table.set_flushed_seq(table.read_flushed_seq(conn)?);
     Ok(found.is_empty())
 }

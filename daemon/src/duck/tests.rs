@@ -119,13 +119,13 @@ pub(super) fn write(key: &str, name: Option<&str>, data: Option<&str>, seq: u64)
 
 pub(super) fn latest(rows: Vec<FlushRow>) -> FlushBatch {
     let through_seq = rows.iter().map(|row| row.record.seq()).max().unwrap_or(0);
-    FlushBatch { through_seq, rows: FlushRows::Latest(rows) }
+    FlushBatch { through_seq, rows: FlushRows::Latest(rows), producers: Vec::new() }
 }
 
 pub(super) fn history(records: Vec<Record>) -> FlushBatch {
     let through_seq = records.iter().map(super::super::storage::record::Record::seq).max().unwrap_or(0);
     let writes = records.into_iter().map(|record| FlushWrite { record, present: Present::Unknown });
-    FlushBatch { through_seq, rows: FlushRows::History(writes.collect()) }
+    FlushBatch { through_seq, rows: FlushRows::History(writes.collect()), producers: Vec::new() }
 }
 
 /// The rows of a query on the store's current table (`$t`) and history (`$h`).

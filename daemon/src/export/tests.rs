@@ -123,7 +123,9 @@ fn record(key: &str, names: Names<'_>, data: Option<&str>, seq: u64) -> Record {
 fn put(store: &Store, seq: u64, key: &str, process_name: Option<&str>, data: Option<&str>) {
     let record = record(key, Names::Dated { process_name }, data, seq);
     let rows = vec![FlushRow { record, writes: 1, reset: data.is_none(), present: Present::Unknown }];
-    store.flush(&FlushBatch { through_seq: seq, rows: FlushRows::Latest(rows) }).expect("a flush");
+    store
+        .flush(&FlushBatch { through_seq: seq, rows: FlushRows::Latest(rows), producers: Vec::new() })
+        .expect("a flush");
 }
 
 #[test]
@@ -288,7 +290,8 @@ fn many_rows_are_whole_and_sorted() {
             record(&format!("k{row:06}"), Names::Dated { process_name: Some(&name) }, Some("{}"), seq);
         FlushRow { record, writes: 1, reset: false, present: Present::Unknown }
     });
-    let batch = FlushBatch { through_seq: ROWS, rows: FlushRows::Latest(rows.collect()) };
+    let batch =
+        FlushBatch { through_seq: ROWS, rows: FlushRows::Latest(rows.collect()), producers: Vec::new() };
     store.flush(&batch).expect("a flush");
     let outcome = place.export(&store).expect("an export");
     assert_eq!(outcome, ExportOutcome { files: 2, rows: ROWS, removed: 0 });
@@ -311,10 +314,22 @@ fn a_collection_has_a_file_for_each_name() {
         write("a/b", "i", Some("{}"), 3),
         write("gone", "i", Some("{}"), 4),
     ];
-    store.flush(&FlushBatch { through_seq: 4, rows: FlushRows::History(writes(records)) }).expect("a flush");
+    store
+        .flush(&FlushBatch {
+            through_seq: 4,
+            rows: FlushRows::History(writes(records)),
+            producers: Vec::new(),
+        })
+        .expect("a flush");
     assert_eq!(place.export(&store).expect("an export").files, 3);
     let records = vec![write("gone", "i", None, 5)];
-    store.flush(&FlushBatch { through_seq: 5, rows: FlushRows::History(writes(records)) }).expect("a flush");
+    store
+        .flush(&FlushBatch {
+            through_seq: 5,
+            rows: FlushRows::History(writes(records)),
+            producers: Vec::new(),
+        })
+        .expect("a flush");
     let outcome = place.export(&store).expect("an export");
     assert_eq!(outcome, ExportOutcome { files: 2, rows: 3, removed: 1 });
     let expected = [

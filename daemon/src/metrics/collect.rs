@@ -38,6 +38,7 @@ impl Reading<'_> {
 pub(super) fn collect(server: &Server) -> Families {
     let mut out = Families::default();
     process(server, &mut out);
+    held(server, &mut out);
     requests(server, &mut out);
     let readings: Vec<_> = server.storages.iter().map(|storage| read(server, storage)).collect();
     latencies(&readings, &mut out);
@@ -90,6 +91,22 @@ fn process(server: &Server, out: &mut Families) {
     let accepted = Value::Integer(stats.connections_total.load(Ordering::Relaxed));
     let help = "Connections since the start, those that were turned away too.";
     one(Kind::Counter, "fastpersist_accepted_connections", None, help, accepted);
+}
+
+/// What clients hold for longer than a request, and how much of it there may be.
+fn held(server: &Server, out: &mut Families) {
+    let limits = &server.config.limits;
+    let (locks, waiters) = server.locks.counts();
+    let mut one = |name, help, value| {
+        out.begin(Kind::Gauge, name, None, help).add(Vec::new(), Value::Integer(value as u64));
+    };
+    let subscriptions = server.stats.subscriptions.load(Ordering::Relaxed);
+    one("fastpersist_subscriptions", "Subscriptions.", subscriptions);
+    one("fastpersist_max_subscriptions", "limits.max_subscriptions.", limits.max_subscriptions);
+    one("fastpersist_locks", "Locks that are held.", locks);
+    one("fastpersist_lock_waiters", "Connections that wait for a lock.", waiters);
+    one("fastpersist_max_locks", "limits.max_locks.", limits.max_locks);
+    one("fastpersist_max_producers", "limits.max_producers, for each partition.", limits.max_producers);
 }
 
 fn requests(server: &Server, out: &mut Families) {
@@ -157,6 +174,8 @@ fn gauges(readings: &[Reading<'_>], out: &mut Families) {
     each("fastpersist_cache", BYTES, "What the records in memory take.", |reading| {
         reading.gauges.cache_bytes as u64
     });
+    let help = "Producers that open partitions remember.";
+    each("fastpersist_producers", None, help, |reading| reading.gauges.producers as u64);
     let help = "Log segments of open partitions.";
     each("fastpersist_wal_segments", None, help, |reading| reading.gauges.wal.files_count as u64);
     each("fastpersist_wal", BYTES, "What they take on disk.", |reading| reading.gauges.wal.total_bytes);

@@ -1,7 +1,7 @@
 //! `fastpersistd restore`: a new directory with what a storage held at some moment.
 //!
-//! Invariants: the storage's own directory is only read, and of that only backups and log, so the daemon may
-//! run meanwhile; the new directory gets its name when everything in it is complete and durable, until then
+//! Invariants: the storage's own directory is only read, and of that only backups, log and lock tokens, so the
+//! daemon may run meanwhile; the new directory gets its name when everything in it is complete and durable, until then
 //! its name ends in `.incomplete`.
 
 use std::io::Write as _;
@@ -20,8 +20,10 @@ use crate::backup::verify;
 use crate::config::{self, Overrides, StorageConfig};
 use crate::disk::{self, Disk, RealDisk};
 use crate::duck::{self, Engine, EngineSettings, Files, FlushBatch, Store};
+use crate::locks;
 use crate::storage::memtable::Memtable;
 use crate::storage::partition::{flush_rows, losses};
+use crate::storage::producers::{Change, Producers};
 use crate::storage::schema::Model;
 
 /// What is brought into DuckDB at a time.
@@ -110,7 +112,13 @@ pub fn run(args: &RestoreArgs, overrides: &Overrides) -> Result<(), Failure> {
         return Ok(());
     }
     let missing: Vec<_> = to.ancestors().skip(1).filter(|above| !exists(above)).collect();
-    let built = Builder { engine: &engine, planner: &planner, incomplete: &incomplete }.build(plans);
+    let built = Builder {
+        engine: &engine,
+        max_producers: config.limits.max_producers,
+        planner: &planner,
+        incomplete: &incomplete,
+    }
+    .build(plans);
     let given = built.and_then(|()| give(&incomplete, &missing, storage));
     given.and_then(|()| finish(&incomplete, &to)).inspect_err(|_| {
         // What is left says by its name that it is incomplete; that is all that matters here.
@@ -259,6 +267,7 @@ fn finish(incomplete: &Path, to: &Path) -> Result<(), Failure> {
 
 struct Builder<'a> {
     engine: &'a Arc<Engine>,
+    max_producers: usize,
     planner: &'a Planner<'a>,
     incomplete: &'a Path,
 }
@@ -273,6 +282,8 @@ impl Builder<'_> {
         if spill.exists() {
             std::fs::remove_dir_all(&spill).map_err(Failure::io(&spill))?;
         }
+        locks::carry_over(&RealDisk, &self.planner.config.base_dir, self.incomplete)
+            .map_err(|error| Failure::new(Failure::FAILED, error.to_string()))?;
         RealDisk.sync_dir(self.incomplete).map_err(Failure::io(self.incomplete))
     }
 
@@ -282,7 +293,14 @@ impl Builder<'_> {
         let failed = |error: duck::DuckError| Failure::new(Failure::FAILED, error.to_string());
         let schema = Arc::new(self.planner.config.schema.clone());
         if let (Base::CutBack(_), Files::Collection { history, latest }) = (&plan.base, &files) {
-            duck::truncate_collection(self.engine, &schema, [history, latest], plan.seq).map_err(failed)?;
+            let cut = duck::truncate_collection(self.engine, &schema, [history, latest], plan.seq);
+            let forgotten = cut.map_err(failed)?;
+            if forgotten > 0 {
+                say(&format!(
+                    "producers whose last write is later, so that nothing tells how far they were: {forgotten}; \
+                     they are forgotten"
+                ));
+            }
         }
         let store = Store::open(Arc::clone(self.engine), schema, files.clone()).map_err(failed)?;
         if plan.records > 0 {
@@ -361,6 +379,9 @@ impl Builder<'_> {
     fn replay(&self, store: &Store, plan: &Plan) -> Result<(), Failure> {
         let model = self.planner.config.model();
         let mut chunk = Chunk::new(model, store.flushed_seq());
+        let mut producers = Producers::new(self.max_producers);
+        let known = store.producers().map_err(|error| Failure::new(Failure::FAILED, error.to_string()))?;
+        producers.load(known);
         let mut failed = None;
         let walked = walk::walk(&RealDisk, model, &plan.segments, store.flushed_seq(), |entry| {
             if entry.last_seq() > plan.seq {
@@ -368,10 +389,13 @@ impl Builder<'_> {
             }
             let is_last = entry.last_seq() == plan.seq;
             chunk.last_seq = entry.last_seq();
+            if let Some((name, mark)) = entry.mark() {
+                producers.note(name, mark);
+            }
             chunk.add(entry.records);
             if is_last || chunk.is_full() {
                 let next = Chunk::new(model, chunk.last_seq);
-                failed = std::mem::replace(&mut chunk, next).flush(store).err();
+                failed = std::mem::replace(&mut chunk, next).flush(store, producers.take_changes()).err();
             }
             failed.is_none() && !is_last
         });
@@ -406,9 +430,9 @@ impl Chunk {
         self.records >= CHUNK_RECORDS || self.memtable.pending_bytes() >= CHUNK_BYTES
     }
 
-    fn flush(mut self, store: &Store) -> Result<(), duck::DuckError> {
+    fn flush(mut self, store: &Store, producers: Vec<Change>) -> Result<(), duck::DuckError> {
         let unflushed = self.memtable.take_all();
-        store.flush(&FlushBatch { through_seq: self.last_seq, rows: flush_rows(&unflushed) })?;
+        store.flush(&FlushBatch { through_seq: self.last_seq, rows: flush_rows(&unflushed), producers })?;
         store.checkpoint()
     }
 }

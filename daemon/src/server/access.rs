@@ -132,13 +132,16 @@ pub fn needed_role(op: &Op<'_>) -> Role {
         | Op::Keys { .. }
         | Op::Collections { .. }
         | Op::Dates
+        | Op::History(_)
         | Op::Query(_)
         | Op::Subscribe { .. }
         | Op::Unsubscribe { .. }
         | Op::Stats { .. }
         | Op::Info
         | Op::Ping => Role::Reader,
-        Op::Store(_) | Op::Delete(_) | Op::Batch(_) | Op::Flush => Role::Writer,
+        Op::Store(_) | Op::Delete(_) | Op::Batch(_) | Op::Lock { .. } | Op::Unlock { .. } | Op::Flush => {
+            Role::Writer
+        }
         _ => Role::Admin,
     }
 }

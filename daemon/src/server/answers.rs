@@ -114,10 +114,10 @@ impl<'a> Answers<'a> {
                 Ok(results) => results.next().ok_or_else(|| errors::of_gone(&Gone)),
                 Err(error) => Err(error.clone()),
             };
-            match result.and_then(|result| seqs_of(result, meta.kind)) {
-                Ok(seqs) => {
+            match result.and_then(|result| done_of(result, meta.kind)) {
+                Ok(came_to) => {
                     done[meta.kind as usize] += 1;
-                    write_done(out, &meta, &seqs);
+                    write_done(out, &meta, &came_to);
                 }
                 Err(error) => {
                     server.stats.requests.note_error(Some(meta.kind as usize), error.code);
@@ -129,18 +129,27 @@ impl<'a> Answers<'a> {
     }
 }
 
-fn seqs_of(result: UnitResult, kind: WriteKind) -> Result<Seqs, WireError> {
+/// What a write came to that is done, now or before.
+enum Done {
+    Now(Seqs),
+    /// With the write's last place, where that is still known.
+    Before(Option<u64>),
+}
+
+fn done_of(result: UnitResult, kind: WriteKind) -> Result<Done, WireError> {
     match result {
-        UnitResult::Done(seqs) => Ok(seqs),
+        UnitResult::Done(seqs) => Ok(Done::Now(seqs)),
+        UnitResult::Duplicate { seq } => Ok(Done::Before(seq)),
         UnitResult::Refused(refusal) => Err(errors::of_refusal(&refusal, kind == WriteKind::Batch)),
         UnitResult::Cold { .. } => Err(errors::of_busy_key()),
     }
 }
 
-fn write_done(out: &mut Vec<u8>, meta: &WriteMeta<'_>, seqs: &Seqs) {
+fn write_done(out: &mut Vec<u8>, meta: &WriteMeta<'_>, done: &Done) {
     reply::begin_ok(out, meta.id.as_deref());
-    match seqs {
-        Seqs::One(seq) => {
+    match done {
+        Done::Before(seq) => write_repeated(out, meta.kind, *seq),
+        Done::Now(Seqs::One(seq)) => {
             reply::field(out, "seq");
             write_seq(out, *seq);
             if meta.kind == WriteKind::Delete {
@@ -148,7 +157,7 @@ fn write_done(out: &mut Vec<u8>, meta: &WriteMeta<'_>, seqs: &Seqs) {
                 json::write_bool(out, seq.is_some());
             }
         }
-        Seqs::Many(seqs) => {
+        Done::Now(Seqs::Many(seqs)) => {
             reply::field(out, "seqs");
             reply::array(out, seqs, |out, seq| write_seq(out, *seq));
         }
@@ -157,6 +166,29 @@ fn write_done(out: &mut Vec<u8>, meta: &WriteMeta<'_>, seqs: &Seqs) {
     json::write_bool(out, meta.durability == Durability::Sync);
     reply::warnings(out, &meta.warnings);
     reply::end(out);
+}
+
+fn write_repeated(out: &mut Vec<u8>, kind: WriteKind, seq: Option<u64>) {
+    reply::field(out, "duplicate");
+    json::write_bool(out, true);
+    match kind {
+        WriteKind::Store | WriteKind::Delete => {
+            reply::field(out, "seq");
+            write_seq(out, seq);
+        }
+        // Only the last of them could be told.
+        WriteKind::Batch => {
+            reply::field(out, "seqs");
+            out.extend_from_slice(b"null");
+        }
+    }
+    if kind == WriteKind::Delete {
+        reply::field(out, "deleted");
+        match seq {
+            Some(_) => json::write_bool(out, true),
+            None => out.extend_from_slice(b"null"),
+        }
+    }
 }
 
 fn write_seq(out: &mut Vec<u8>, seq: Option<u64>) {

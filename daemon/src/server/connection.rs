@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use super::access::Peer;
 use super::dispatch::Dispatcher;
+use super::locks::ConnectionLocks;
 use super::pass::Pass;
 use super::subscriptions::Subscriptions;
 use super::wire::Wire;
@@ -43,6 +44,8 @@ enum Event {
 #[derive(Debug)]
 pub struct Connection {
     wire: Arc<Wire>,
+    /// Freed when the connection is dropped.
+    locks: ConnectionLocks,
     peer: Peer,
     server: Arc<Server>,
     stopping: watch::Receiver<bool>,
@@ -60,7 +63,8 @@ impl Connection {
         let stopping = server.stopping.clone();
         let wire = Arc::new(Wire::new(stream));
         let subscriptions = Subscriptions::new(&wire);
-        Self { wire, peer, server, stopping, subscriptions, input, answers: Vec::new(), ended: false }
+        let locks = ConnectionLocks::new(&server, &peer, &wire);
+        Self { wire, locks, peer, server, stopping, subscriptions, input, answers: Vec::new(), ended: false }
     }
 
     /// Serves the client until it is gone or the daemon stops.
@@ -184,7 +188,8 @@ impl Connection {
         let out = &mut self.answers;
         let waiting = self.wire.waiting();
         let mut at = 0;
-        let mut dispatcher = Dispatcher::new(&self.server, &self.peer, &self.subscriptions);
+        let held = (&self.subscriptions, &self.locks);
+        let mut dispatcher = Dispatcher::new(&self.server, &self.peer, held);
         let mut pass = Pass::new(&self.server);
         let mut pass_from = 0;
         while let Some((line, next)) = self.input.peek(at) {

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use fastpersist_protocol::error::{ErrorCode, WireError};
 use fastpersist_protocol::request::{
-    DEFAULT_KEYS_LIMIT, Delete, Op, Parsed, Placed, Producer, Request, Store, Write, parse,
+    DEFAULT_KEYS_LIMIT, Delete, Op, Parsed, Placed, Request, Store, Write, parse,
 };
 use fastpersist_protocol::time::{Date, Timestamp};
 use fastpersist_protocol::{json, reply};
 
 use super::access::{Peer, needed_role};
 use super::answers::{WriteKind, WriteMeta};
+use super::locks::ConnectionLocks;
 use super::pass::Pass;
 use super::subscriptions::Subscriptions;
 use super::{Server, errors, report};
@@ -22,6 +23,7 @@ use crate::storage::partition::Partition;
 use crate::storage::record::Names;
 use crate::storage::rules::{self, RuleError};
 use crate::storage::schema::Model;
+use crate::wal::commit::Submission;
 
 /// What a connection needs to answer requests.
 #[derive(Debug)]
@@ -29,6 +31,7 @@ pub struct Dispatcher<'s> {
     pub(super) server: &'s Arc<Server>,
     pub(super) peer: &'s Peer,
     pub(super) subscriptions: &'s Subscriptions,
+    pub(super) locks: &'s ConnectionLocks,
     /// The role that was last looked up, and for which storage.
     role: Option<(Option<usize>, Role)>,
     /// The partition that was last used, and how it was asked for.
@@ -52,18 +55,23 @@ pub(super) type Answer<T> = Result<T, WireError>;
 /// What a request asks for, as far as access is concerned.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ask<'a> {
-    storage: Option<&'a str>,
+    pub(super) storage: Option<&'a str>,
     op: &'static str,
     needed: Role,
 }
 
 impl<'s> Dispatcher<'s> {
     /// A dispatcher for one pass over a connection's lines.
-    pub(super) fn new(server: &'s Arc<Server>, peer: &'s Peer, subscriptions: &'s Subscriptions) -> Self {
+    pub(super) fn new(
+        server: &'s Arc<Server>,
+        peer: &'s Peer,
+        (subscriptions, locks): (&'s Subscriptions, &'s ConnectionLocks),
+    ) -> Self {
         Self {
             server,
             peer,
             subscriptions,
+            locks,
             role: None,
             partition: None,
             now: Timestamp::now(),
@@ -147,18 +155,10 @@ impl<'s> Dispatcher<'s> {
                 pass.finish(out).await;
                 self.collections(id, index, key, out).await
             }
-            Op::Dates => {
-                let (_, storage) = self.allowed(ask)?;
-                expect_model(storage, Model::Dated, "dates", "collections")?;
-                pass.finish(out).await;
-                let dates = storage.dates().map_err(|error| errors::internal("listing dates", &error))?;
-                reply::begin_ok(out, id);
-                reply::field(out, "dates");
-                reply::array(out, dates, |out, date| json::write_string(out, &date.to_string()));
-                reply::end(out);
-                Ok(())
-            }
+            Op::Dates => self.dates(id, ask, pass, out).await,
+            Op::History(ref asked) => self.history(id, ask, asked, pass, out).await,
             Op::Subscribe { .. } | Op::Unsubscribe { .. } => self.changes(id, ask, &op, pass, out).await,
+            Op::Lock { .. } | Op::Unlock { .. } => self.lock_or_unlock(id, ask, &op, pass, out).await,
             Op::Flush => self.flush(id, ask, pass, out).await,
             Op::ExportParquet { path } => self.export(id, ask, path.as_deref(), pass, out).await,
             Op::Backup { .. } | Op::ListBackups | Op::VerifyBackup { .. } => {
@@ -169,7 +169,10 @@ impl<'s> Dispatcher<'s> {
             }
             Op::Stats { .. } | Op::Info | Op::Ping => self.about(id, ask, &op, pass, out).await,
             Op::Query(ref query) => self.query(id, ask, query, pass, out).await,
-            _ => Err(WireError::new(ErrorCode::UnknownOp, "this daemon does not know the operation")),
+            _ => {
+                self.permit(None, ask)?;
+                Err(WireError::new(ErrorCode::UnknownOp, "this daemon does not know the operation"))
+            }
         }
     }
 
@@ -324,7 +327,6 @@ impl<'s> Dispatcher<'s> {
         pass: &mut Pass<'a>,
     ) -> Answer<()> {
         let Placed { date, durability, producer, write } = placed;
-        no_producer(producer.as_ref())?;
         let mut warnings = Vec::new();
         let schema = &storage.config().schema;
         let record = rules::record_of_store(schema, write, self.now, &mut warnings, &mut self.scratch)
@@ -332,7 +334,8 @@ impl<'s> Dispatcher<'s> {
         let meta =
             WriteMeta { id: id.map(Into::into), kind: WriteKind::Store, durability: *durability, warnings };
         if let Some(partition) = self.held(index, *date) {
-            pass.add(storage, partition, meta, |submission| submission.push(record, write.if_seq));
+            let add = |submission: &mut Submission| submission.push(record, write.if_seq);
+            pass.add(storage, partition, meta, producer.as_ref(), add);
         }
         Ok(())
     }
@@ -346,7 +349,6 @@ impl<'s> Dispatcher<'s> {
         out: &mut Vec<u8>,
     ) -> Answer<()> {
         let Placed { date, durability, producer, write } = placed;
-        no_producer(producer.as_ref())?;
         let (index, storage) = self.allowed(ask)?;
         let record = rules::record_of_delete(&storage.config().schema, &write, self.now)
             .map_err(|error| errors::of_rule(&error))?;
@@ -354,7 +356,8 @@ impl<'s> Dispatcher<'s> {
         let meta =
             WriteMeta { id: id.map(Into::into), kind: WriteKind::Delete, durability, warnings: Vec::new() };
         if let Some(partition) = self.held(index, date) {
-            pass.add(storage, partition, meta, |submission| submission.push(record, write.if_seq));
+            let add = |submission: &mut Submission| submission.push(record, write.if_seq);
+            pass.add(storage, partition, meta, producer.as_ref(), add);
         }
         Ok(())
     }
@@ -368,7 +371,6 @@ impl<'s> Dispatcher<'s> {
         out: &mut Vec<u8>,
     ) -> Answer<()> {
         let Placed { date, durability, producer, write: writes } = placed;
-        no_producer(producer.as_ref())?;
         let (index, storage) = self.allowed(ask)?;
         let schema = &storage.config().schema;
         let mut warnings = Vec::new();
@@ -390,7 +392,7 @@ impl<'s> Dispatcher<'s> {
         self.target((index, storage), date, pass, out).await?;
         let meta = WriteMeta { id: id.map(Into::into), kind: WriteKind::Batch, durability, warnings };
         if let Some(partition) = self.held(index, date) {
-            pass.add(storage, partition, meta, |submission| {
+            pass.add(storage, partition, meta, producer.as_ref(), |submission| {
                 for (record, if_seq) in records {
                     submission.push(record, if_seq);
                 }
@@ -429,14 +431,6 @@ impl<'s> Dispatcher<'s> {
     }
 }
 
-/// Producers are not remembered yet, and a write that relies on it must not be taken.
-fn no_producer(producer: Option<&Producer<'_>>) -> Answer<()> {
-    match producer {
-        None => Ok(()),
-        Some(_) => Err(WireError::field("producer", "this daemon does not remember producers")),
-    }
-}
-
 pub(super) fn in_batch(error: &RuleError, position: usize) -> WireError {
     let error = errors::of_rule(error);
     let message = format!("op {position} of the batch: {}", error.message);
@@ -444,7 +438,7 @@ pub(super) fn in_batch(error: &RuleError, position: usize) -> WireError {
 }
 
 /// An operation of the other model.
-fn expect_model(storage: &Storage, model: Model, op: &str, other: &str) -> Answer<()> {
+pub(super) fn expect_model(storage: &Storage, model: Model, op: &str, other: &str) -> Answer<()> {
     let config = storage.config();
     if config.model() == model {
         return Ok(());

@@ -4,7 +4,9 @@ use fastpersist_protocol::error::{ErrorCode, WireError};
 
 use crate::backup::BackupError;
 use crate::config::Role;
+use crate::disk;
 use crate::export::ExportError;
+use crate::locks::{LockError, TokenError};
 use crate::storage::StorageError;
 use crate::storage::exporting::ExportingError;
 use crate::storage::partition::{Busy, ChangesError, FlushError, Gone, MendError, ReadError};
@@ -102,6 +104,25 @@ pub(super) fn shutting_down() -> WireError {
 pub(super) fn internal(what: &str, error: &dyn std::error::Error) -> WireError {
     tracing::error!(%error, "{what} failed");
     WireError::new(ErrorCode::Internal, format!("{what} failed: {error}"))
+}
+
+pub(super) fn of_lock(error: &LockError) -> WireError {
+    let new = |code| WireError::new(code, error.to_string());
+    match error {
+        LockError::Held { holder, .. } => {
+            let locked = new(ErrorCode::Locked).with_number("uid", u64::from(holder.uid));
+            match holder.pid.and_then(|pid| u64::try_from(pid).ok()) {
+                Some(pid) => locked.with_number("pid", pid),
+                None => locked,
+            }
+        }
+        LockError::Yours { token, .. } => new(ErrorCode::Conflict).with_number("token", *token),
+        LockError::TooMany { .. } => new(ErrorCode::Busy),
+        LockError::Tokens(TokenError::Io { source, .. }) if disk::is_full(source) => new(ErrorCode::DiskFull),
+        LockError::Tokens(error) => internal("taking a lock", error),
+        // Nobody reads the answer of a connection that has ended.
+        LockError::Stopping | LockError::Gone => new(ErrorCode::ShuttingDown),
+    }
 }
 
 pub(super) fn of_busy_key() -> WireError {

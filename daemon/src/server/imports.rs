@@ -35,7 +35,7 @@ impl Dispatcher<'_> {
         self.target((index, storage), date, pass, out).await?;
         let meta = WriteMeta { id: id.map(Into::into), kind: WriteKind::Batch, durability, warnings };
         if let Some(partition) = self.held(index, date) {
-            pass.add(storage, partition, meta, |submission| {
+            pass.add(storage, partition, meta, None, |submission| {
                 for record in records {
                     submission.push_if_newer(record);
                 }

@@ -14,9 +14,11 @@ pub mod connection;
 pub mod dispatch;
 mod errors;
 mod health;
+mod history;
 mod imports;
 mod keeping;
 pub mod listener;
+mod locks;
 mod pass;
 mod query;
 mod reads;
@@ -30,6 +32,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::locks::LockTable;
 use crate::schedule::JobReport;
 use crate::stats::DaemonStats;
 use crate::storage::Storage;
@@ -49,6 +52,8 @@ pub struct Server {
     pub queries: Arc<Queries>,
     /// The daemon's counters.
     pub stats: DaemonStats,
+    /// Whose turn it is.
+    pub locks: LockTable,
     /// Turns true when the daemon stops.
     pub stopping: watch::Receiver<bool>,
 }

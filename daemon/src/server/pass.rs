@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use fastpersist_protocol::error::WireError;
 use fastpersist_protocol::reply;
-use fastpersist_protocol::request::Durability;
+use fastpersist_protocol::request::{Durability, Producer};
 
 use super::answers::{Answers, DirectAnswers, WriteKind, WriteMeta};
 use super::wire::Wire;
@@ -21,7 +21,7 @@ use super::{Server, errors};
 use crate::storage::Storage;
 use crate::storage::memtable::Known;
 use crate::storage::partition::Partition;
-use crate::wal::commit::{Reply, Submission, UnitResult, Write};
+use crate::wal::commit::{self, Reply, Submission, UnitResult, Write};
 
 /// Up to so many answers are written by the commit leader. With more it takes longer to write them than to
 /// wake the connection's task, which does it while the leader goes on: at 8 connections, 64 deep, that made
@@ -119,18 +119,22 @@ impl<'a> Pass<'a> {
         self.answer(out, |out| reply::error(out, id, error));
     }
 
-    /// Gathers one request's writes, which `add` puts into the submission.
+    /// Gathers one request's writes, which `add` puts into the submission, under the number of who writes.
     pub(super) fn add(
         &mut self,
         storage: &Arc<Storage>,
         partition: &Arc<Partition>,
         meta: WriteMeta<'a>,
+        producer: Option<&Producer<'_>>,
         add: impl FnOnce(&mut Submission),
     ) {
         if self.target.is_none() {
             self.target = Some((Arc::clone(storage), Arc::clone(partition)));
         }
         let first = self.submission.writes.len();
+        let producer =
+            producer.map(|Producer { name, seq }| commit::Producer { name: (&**name).into(), seq: *seq });
+        self.submission.producer = producer.map(Box::new);
         add(&mut self.submission);
         self.submission.end_unit(first, meta.kind == WriteKind::Batch);
         self.submission.sync |= meta.durability == Durability::Sync;

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use fastpersist_protocol::time::Date;
 use fastpersist_protocol::{json, reply};
 
-use super::dispatch::{Answer, Dispatcher};
+use super::dispatch::{Answer, Ask, Dispatcher, expect_model};
 use super::errors;
 use super::pass::Pass;
 use crate::storage::memtable::Known;
 use crate::storage::partition::{KeysPage, Partition};
 use crate::storage::record::{Names, Record};
+use crate::storage::schema::Model;
 
 /// A page of keys ends when its answer has about so many bytes.
 const KEYS_PAGE_BYTES: usize = 4 << 20;
@@ -131,6 +132,24 @@ impl Dispatcher<'_> {
         reply::begin_ok(out, id);
         reply::field(out, "collections");
         reply::array(out, &names, |out, name| json::write_string(out, name));
+        reply::end(out);
+        Ok(())
+    }
+
+    pub(super) async fn dates(
+        &mut self,
+        id: Option<&str>,
+        ask: Ask<'_>,
+        pass: &mut Pass<'_>,
+        out: &mut Vec<u8>,
+    ) -> Answer<()> {
+        let (_, storage) = self.allowed(ask)?;
+        expect_model(storage, Model::Dated, "dates", "collections")?;
+        pass.finish(out).await;
+        let dates = storage.dates().map_err(|error| errors::internal("listing dates", &error))?;
+        reply::begin_ok(out, id);
+        reply::field(out, "dates");
+        reply::array(out, dates, |out, date| json::write_string(out, &date.to_string()));
         reply::end(out);
         Ok(())
     }

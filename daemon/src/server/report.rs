@@ -47,6 +47,10 @@ pub fn stats(server: &Server, out: &mut Vec<u8>) {
         number(out, "max_concurrent_queries", server.config.limits.max_concurrent_queries as u64);
         number(out, "handed_over_bytes", queries.handed_over_bytes);
         number(out, "max_handed_over_bytes", server.config.limits.max_handed_over_bytes);
+        let (held, waiting) = server.locks.counts();
+        number(out, "locks", held as u64);
+        number(out, "lock_waiters", waiting as u64);
+        number(out, "max_locks", server.config.limits.max_locks as u64);
         number(out, "memory_bytes", stats::resident_bytes());
         counts(out, "requests", &server.stats.requests.by_op());
         counts(out, "errors", &server.stats.requests.by_error());
@@ -59,12 +63,13 @@ pub fn stats(server: &Server, out: &mut Vec<u8>) {
         }
         json::write_string(out, &storage.config().name);
         out.push(b':');
-        object(out, |out| storage_stats(storage, &server.jobs(storage), out));
+        object(out, |out| storage_stats(server, storage, out));
     }
     out.push(b'}');
 }
 
-fn storage_stats(storage: &Storage, jobs: &[JobReport], out: &mut Vec<u8>) {
+fn storage_stats(server: &Server, storage: &Storage, out: &mut Vec<u8>) {
+    let jobs = &server.jobs(storage);
     let config = storage.config();
     let gauges = storage.gauges();
     let stats = storage.stats();
@@ -77,6 +82,8 @@ fn storage_stats(storage: &Storage, jobs: &[JobReport], out: &mut Vec<u8>) {
     number(out, "pending_writes", gauges.pending_writes);
     number(out, "pending_bytes", gauges.pending_bytes as u64);
     number(out, "max_pending_bytes", config.max_pending_bytes as u64);
+    number(out, "producers", gauges.producers as u64);
+    number(out, "max_producers", server.config.limits.max_producers as u64);
     number(out, "appended_seq", gauges.appended_seq);
     number(out, "durable_seq", gauges.durable_seq);
     number(out, "flushed_seq", gauges.flushed_seq);

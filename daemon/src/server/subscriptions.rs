@@ -21,12 +21,13 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::access::Peer;
 use super::dispatch::{Answer, Ask, Dispatcher, check_field};
+use super::history::write_deleted;
 use super::pass::Pass;
 use super::wire::{Pushed, Wire};
 use super::{Server, errors};
 use crate::config::Role;
 use crate::storage::partition::ChangesError;
-use crate::storage::record::{Names, Record};
+use crate::storage::record::Record;
 use crate::storage::schema::Model;
 use crate::storage::watch::{Watch, WatchError};
 
@@ -370,26 +371,7 @@ impl Pump {
         }
         let columns = record.columns();
         self.begin_event("delete", out);
-        if let Some(date) = self.watch.date() {
-            reply::field(out, "date");
-            json::write_string(out, &date.to_string());
-        }
-        reply::field(out, "key");
-        json::write_string(out, columns.key);
-        match columns.names {
-            Names::Dated { process_name } => {
-                reply::field(out, "process_name");
-                json::write_opt_string(out, process_name);
-            }
-            Names::Collection { collection_name, item_name } => {
-                reply::field(out, "collection_name");
-                json::write_string(out, collection_name);
-                reply::field(out, "item_name");
-                json::write_string(out, item_name);
-            }
-        }
-        reply::field(out, "updated_at");
-        reply::write_opt_timestamp(out, Some(columns.updated_at));
+        write_deleted(self.watch.date(), &columns, out);
         reply::field(out, "seq");
         json::write_u64(out, columns.seq);
         reply::end(out);

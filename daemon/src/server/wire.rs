@@ -118,6 +118,14 @@ impl Wire {
         Self { stream, state: Mutex::default(), attention: Notify::new() }
     }
 
+    /// The socket itself, for whoever must know when the peer is gone.
+    ///
+    /// # Errors
+    /// When no file descriptor is left.
+    pub(super) fn clone_socket(&self) -> io::Result<OwnedFd> {
+        self.stream.as_fd().try_clone_to_owned()
+    }
+
     /// Appends answers and sends what the socket takes now; `answers` is empty afterwards.
     ///
     /// # Errors

@@ -1,17 +1,20 @@
 //! What a group's writes come to: conditions checked, places given, lines encoded.
 //!
-//! Conditions (`if_seq`, whether a deletion finds anything, whether an import is newer) look at memory and at the writes before
+//! A request that its producer has made before is recognised here too, so that two in one group are told
+//! apart. Conditions (`if_seq`, whether a deletion finds anything, whether an import is newer) look at memory and at the writes before
 //! them in the same group; nobody else can write meanwhile, for a partition has one committer.
 //!
 //! Invariant: places are given without gaps, in the order of the group; a refused request takes none.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use fastpersist_protocol::time::Timestamp;
 
 use super::memtable::{Known, Memtable};
+use super::producers::Mark;
 use super::record::{Names, Record};
-use crate::wal::commit::{Refusal, Seqs, Submission, Unit, UnitResult, Waiting, Write};
+use crate::wal::commit::{Producer, Refusal, Seqs, Submission, Unit, UnitResult, Waiting, Write};
 use crate::wal::entry;
 
 type Address<'g> = (&'g str, Names<'g>);
@@ -38,6 +41,7 @@ pub(super) fn plan(group: &[Waiting], memtable: &Memtable, start: Start) -> Vec<
         memtable,
         // Only a group with conditions needs to know what its own writes come to.
         overlay: writes.any(Write::is_conditional).then(HashMap::new),
+        producers: HashMap::new(),
         next_seq: start.next_seq,
         stores: start.stores,
     };
@@ -47,6 +51,8 @@ pub(super) fn plan(group: &[Waiting], memtable: &Memtable, start: Start) -> Vec<
 struct Planner<'g> {
     memtable: &'g Memtable,
     overlay: Option<Overlay<'g>>,
+    /// How far the group brings its producers: their number, and its last place.
+    producers: HashMap<&'g str, (u64, u64)>,
     next_seq: u64,
     stores: bool,
 }
@@ -73,7 +79,10 @@ impl<'g> Planner<'g> {
         results
     }
 
-    fn unit(&mut self, submission: &'g Submission, unit: &Unit) -> UnitResult {
+    fn unit(&mut self, submission: &'g Submission, unit: &'g Unit) -> UnitResult {
+        if let Some(repeated) = unit.producer.as_ref().and_then(|producer| self.repeated(producer)) {
+            return repeated;
+        }
         let range = unit.writes.start as usize..unit.writes.end as usize;
         let first_seq = self.next_seq;
         let mut undo = Vec::new();
@@ -93,7 +102,19 @@ impl<'g> Planner<'g> {
                 }
             }
         }
+        // What writes nothing leaves no trace, so it may be asked again.
+        if let Some(producer) = unit.producer.as_ref().filter(|_| self.next_seq > first_seq) {
+            self.producers.insert(&producer.name, (producer.seq, self.next_seq - 1));
+        }
         UnitResult::Done(if unit.batch { Seqs::Many(seqs) } else { Seqs::One(only) })
+    }
+
+    /// What a request gets that its producer has made before.
+    fn repeated(&self, producer: &Producer) -> Option<UnitResult> {
+        let known = self.memtable.producers().mark(&producer.name).map(|mark| (mark.producer_seq, mark.seq));
+        let (highest, seq) = self.producers.get(&*producer.name).copied().or(known)?;
+        (producer.seq <= highest)
+            .then(|| UnitResult::Duplicate { seq: (producer.seq == highest).then_some(seq) })
     }
 
     fn write(
@@ -201,12 +222,27 @@ pub(super) fn encode(
                         let body = &writes[index].body;
                         &bodies[body.start as usize..body.end as usize]
                     });
-                    entry::finish_batch(bodies, first_seq, durable_seq, out);
+                    entry::finish_batch(bodies, unit.producer.as_deref(), first_seq, durable_seq, out);
                 }
             }
         }
     }
     encoded
+}
+
+/// How far the producers of a submission have come, once it is written.
+pub(super) fn marks<'s>(
+    submission: &'s Submission,
+    results: &'s [UnitResult],
+) -> impl Iterator<Item = (Arc<str>, Mark)> + 's {
+    submission.units.iter().zip(results).filter_map(|(unit, result)| {
+        let producer = unit.producer.as_ref().filter(|_| matches!(result, UnitResult::Done(_)))?;
+        let writes = &submission.writes[unit.writes.start as usize..unit.writes.end as usize];
+        let last = writes.iter().rev().find(|write| write.record.seq() > 0)?;
+        let updated_at = last.record.columns().updated_at;
+        let mark = Mark { producer_seq: producer.seq, seq: last.record.seq(), updated_at };
+        Some((Arc::clone(&producer.name), mark))
+    })
 }
 
 fn writes_done(seqs: &[Option<u64>]) -> impl Iterator<Item = (usize, u64)> {

@@ -15,6 +15,7 @@ pub mod health;
 mod keeping;
 pub mod memtable;
 pub mod partition;
+pub mod producers;
 pub mod querying;
 pub mod record;
 pub mod rules;

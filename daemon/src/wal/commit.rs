@@ -50,6 +50,17 @@ pub struct Unit {
     pub writes: std::ops::Range<u32>,
     /// Whether they stand in one line of the log.
     pub batch: bool,
+    /// Who writes, where a repetition is to be recognised.
+    pub producer: Option<Box<Producer>>,
+}
+
+/// Who writes, and the write's number there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Producer {
+    /// The producer's name.
+    pub name: Arc<str>,
+    /// The write's number, from 1 on.
+    pub seq: u64,
 }
 
 /// What one connection submits at a time.
@@ -63,6 +74,8 @@ pub struct Submission {
     pub units: Vec<Unit>,
     /// Whether any of them wants to be durable before it is answered.
     pub sync: bool,
+    /// The producer of the request that is being added.
+    pub producer: Option<Box<Producer>>,
 }
 
 /// What a submission's bodies get at first: enough for a few.
@@ -92,7 +105,14 @@ impl Submission {
 
     /// Ends a request whose writes are those from `first` on.
     pub fn end_unit(&mut self, first: usize, batch: bool) {
-        self.units.push(Unit { writes: first as u32..self.writes.len() as u32, batch });
+        let producer = self.producer.take();
+        if let (Some(producer), Some(write), false) = (&producer, self.writes.last_mut(), batch) {
+            let end = self.bodies.len();
+            super::entry::encode_producer(producer, &mut self.bodies);
+            write.hasher.update(&self.bodies[end..]);
+            write.body.end = self.bodies.len() as u32;
+        }
+        self.units.push(Unit { writes: first as u32..self.writes.len() as u32, batch, producer });
     }
 }
 
@@ -101,6 +121,11 @@ impl Submission {
 pub enum UnitResult {
     /// Done; the places of its writes in order, `None` for a deletion of what was not there.
     Done(Seqs),
+    /// The producer has written under this number, or a higher one, before; nothing of it is stored again.
+    Duplicate {
+        /// The last place of the write that it repeats, where that is still known.
+        seq: Option<u64>,
+    },
     /// Refused; nothing of it is stored.
     Refused(Refusal),
     /// Nothing of it is stored, nor of any request behind it in the submission, because memory does not know

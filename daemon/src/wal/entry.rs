@@ -13,14 +13,20 @@
 //! 8, 9 …. What `fastpersist repair` had to leave out is a line of its own, a [`Gap`]. `durable_seq` is the watermark when the line was written: it is what later tells a torn
 //! write from damage (see [`super::scan`]). `crc` is the CRC-32 (IEEE) of every byte before `,"crc"`.
 //!
+//! A write by a producer has `"producer":"…","producer_seq":9` before `"seq"`; of a batch they stand on the batch.
+//!
 //! Connections encode the part before `"seq"`, which is most of the work; the committer only adds the
 //! place and the checksum.
+
+use std::sync::Arc;
 
 use crc32fast::Hasher;
 use fastpersist_protocol::json::{self, Kind, Raw, Scanner};
 use fastpersist_protocol::time::Timestamp;
 use fastpersist_protocol::value::Value;
 
+use super::commit::Producer;
+use crate::storage::producers::Mark;
 use crate::storage::record::{Columns, Names, Record};
 use crate::storage::schema::Model;
 
@@ -52,6 +58,13 @@ pub fn encode_body(columns: &Columns<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"updated_at\":\"");
     columns.updated_at.write(out);
     out.push(b'"');
+}
+
+/// Appends who writes: the last of a write's own fields.
+pub fn encode_producer(producer: &Producer, out: &mut Vec<u8>) {
+    text_field(out, b",\"producer\":", &producer.name);
+    out.extend_from_slice(b",\"producer_seq\":");
+    json::write_u64(out, producer.seq);
 }
 
 fn encode_attributes(columns: &Columns<'_>, out: &mut Vec<u8>) {
@@ -92,6 +105,7 @@ pub fn finish_line(body: &[u8], hasher: Hasher, seq: u64, durable_seq: u64, out:
 /// Appends the line of a batch; the first of `bodies` takes the place `seq`.
 pub fn finish_batch<'a>(
     bodies: impl Iterator<Item = &'a [u8]>,
+    producer: Option<&Producer>,
     seq: u64,
     durable_seq: u64,
     out: &mut Vec<u8>,
@@ -106,6 +120,9 @@ pub fn finish_batch<'a>(
         out.push(b'}');
     }
     out.push(b']');
+    if let Some(producer) = producer {
+        encode_producer(producer, out);
+    }
     let hasher = hash_body(&out[start..]);
     finish(hasher, seq, durable_seq, out);
 }
@@ -163,12 +180,22 @@ pub struct Entry {
     pub records: Vec<Record>,
     /// Set where the line stands for records that are not in the log.
     pub gap: Option<Gap>,
+    /// Who wrote them, where that is to be remembered.
+    pub producer: Option<Producer>,
 }
 
 impl Entry {
     /// The place of its last record.
     pub fn last_seq(&self) -> u64 {
         self.seq + self.gap.map_or(self.records.len() as u64, |gap| gap.count) - 1
+    }
+
+    /// How far its producer has come with it.
+    pub fn mark(&self) -> Option<(Arc<str>, Mark)> {
+        let (producer, last) = (self.producer.as_ref()?, self.records.last()?);
+        let updated_at = last.columns().updated_at;
+        let mark = Mark { producer_seq: producer.seq, seq: self.last_seq(), updated_at };
+        Some((Arc::clone(&producer.name), mark))
     }
 }
 
@@ -231,6 +258,7 @@ pub fn decode(line: &[u8], model: Model) -> Result<Entry, EntryError> {
         .map_err(|error| meaning(&error.to_string()))?;
     let seq = number("seq", fields.seq)?;
     let durable_seq = number("durable_seq", fields.durable_seq)?;
+    let producer = fields.take_producer()?;
     let records = match ops {
         Some(ops) => decode_ops(&ops, seq, model)?,
         None => vec![fields.record(seq, model)?],
@@ -238,7 +266,7 @@ pub fn decode(line: &[u8], model: Model) -> Result<Entry, EntryError> {
     if seq == 0 || records.is_empty() {
         return Err(meaning("it holds no record"));
     }
-    Ok(Entry { seq, durable_seq, records, gap: None })
+    Ok(Entry { seq, durable_seq, records, gap: None, producer })
 }
 
 fn decode_gap(text: &str) -> Result<Entry, EntryError> {
@@ -258,9 +286,13 @@ fn decode_gap(text: &str) -> Result<Entry, EntryError> {
         })
         .map_err(|error| meaning(&error.to_string()))?;
     match (count, lost, seq, durable_seq) {
-        (Some(count @ 1..), Some(lost), Some(seq @ 1..), Some(durable_seq)) => {
-            Ok(Entry { seq, durable_seq, records: Vec::new(), gap: Some(Gap { count, lost }) })
-        }
+        (Some(count @ 1..), Some(lost), Some(seq @ 1..), Some(durable_seq)) => Ok(Entry {
+            seq,
+            durable_seq,
+            records: Vec::new(),
+            gap: Some(Gap { count, lost }),
+            producer: None,
+        }),
         _ => Err(meaning("the gap does not say what is missing")),
     }
 }
@@ -311,6 +343,8 @@ struct LineFields<'a> {
     updated_at: Option<Raw<'a>>,
     seq: Option<Raw<'a>>,
     durable_seq: Option<Raw<'a>>,
+    producer: Option<Raw<'a>>,
+    producer_seq: Option<Raw<'a>>,
     unknown: Option<String>,
 }
 
@@ -331,6 +365,8 @@ impl<'a> LineFields<'a> {
             "updated_at" => &mut self.updated_at,
             "seq" => &mut self.seq,
             "durable_seq" => &mut self.durable_seq,
+            "producer" => &mut self.producer,
+            "producer_seq" => &mut self.producer_seq,
             "crc" => return,
             other => {
                 self.unknown = Some(other.to_owned());
@@ -340,7 +376,22 @@ impl<'a> LineFields<'a> {
         *slot = Some(value);
     }
 
+    /// Who wrote the line.
+    fn take_producer(&mut self) -> Result<Option<Producer>, EntryError> {
+        match (self.producer.take(), self.producer_seq.take()) {
+            (None, None) => Ok(None),
+            (Some(name), Some(seq)) => match (name.as_str(), seq.as_u64()) {
+                (Some(name), Some(seq)) => Ok(Some(Producer { name: name.into(), seq })),
+                _ => Err(meaning("producer is no name, or producer_seq no number")),
+            },
+            _ => Err(meaning("producer and producer_seq do not stand together")),
+        }
+    }
+
     fn record(&self, seq: u64, model: Model) -> Result<Record, EntryError> {
+        if self.producer.is_some() || self.producer_seq.is_some() {
+            return Err(meaning("a producer stands on one operation of a batch"));
+        }
         // Passing over a field that is not understood would change the meaning of the write.
         if let Some(name) = &self.unknown {
             return Err(meaning(&format!("the field {name:?} is unknown")));

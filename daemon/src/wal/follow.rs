@@ -193,7 +193,7 @@ mod tests {
 
     fn batch(seq: u64, count: usize) -> Vec<u8> {
         let (body, mut out) = (body("{}"), Vec::new());
-        entry::finish_batch((0..count).map(|_| &body[..]), seq, 0, &mut out);
+        entry::finish_batch((0..count).map(|_| &body[..]), None, seq, 0, &mut out);
         out
     }
 

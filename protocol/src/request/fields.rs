@@ -47,7 +47,7 @@ fields! {
     Producer = "producer", ProducerSeq = "producer_seq", BeforeSeq = "before_seq", Sql = "sql",
     Params = "params", From = "from", To = "to", Fresh = "fresh", MaxRows = "max_rows",
     TimeoutMs = "timeout_ms", ResultKind = "result", FromSeq = "from_seq", Subscription = "subscription",
-    Name = "name", WaitMs = "wait_ms", TtlMs = "ttl_ms", Token = "token",
+    AllItems = "all_items", Name = "name", WaitMs = "wait_ms", TtlMs = "ttl_ms", Token = "token",
     UpdatedAt = "updated_at", Status = "status", StatusInt = "status_int",
 }
 

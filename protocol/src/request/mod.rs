@@ -82,19 +82,8 @@ pub enum Op<'a> {
     },
     /// Dated: the dates that have data.
     Dates,
-    /// Collection: the writes to one item, newest first.
-    History {
-        /// The item's key.
-        key: Cow<'a, str>,
-        /// The item's collection.
-        collection_name: Cow<'a, str>,
-        /// The item's name.
-        item_name: Cow<'a, str>,
-        /// At most so many; `None` is [`DEFAULT_HISTORY_LIMIT`].
-        limit: Option<u64>,
-        /// Only writes before this place.
-        before_seq: Option<u64>,
-    },
+    /// Collection: the writes to one item, or to all items of a key, newest first.
+    History(History<'a>),
     /// One SELECT.
     Query(Query<'a>),
     /// Tell every change from now on, or from a place on.
@@ -235,7 +224,7 @@ impl Op<'_> {
             Self::Keys { .. } => 6,
             Self::Collections { .. } => 7,
             Self::Dates => 8,
-            Self::History { .. } => 9,
+            Self::History(_) => 9,
             Self::Query(_) => 10,
             Self::Subscribe { .. } => 11,
             Self::Unsubscribe { .. } => 12,
@@ -260,6 +249,23 @@ impl Op<'_> {
     pub const fn name(&self) -> &'static str {
         Self::NAMES[self.index()]
     }
+}
+
+/// Whose history is asked for, and how much of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct History<'a> {
+    /// The key.
+    pub key: Cow<'a, str>,
+    /// The item's collection.
+    pub collection_name: Cow<'a, str>,
+    /// The item's name.
+    pub item_name: Cow<'a, str>,
+    /// Every item of the key, whatever its names; the two names are empty then.
+    pub all_items: bool,
+    /// At most so many writes; `None` is [`DEFAULT_HISTORY_LIMIT`].
+    pub limit: Option<u64>,
+    /// Only writes before this place.
+    pub before_seq: Option<u64>,
 }
 
 /// One SELECT and how its result is wanted.

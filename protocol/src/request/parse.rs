@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::fields::{Field, Fields, missing, mistyped};
-use super::{Address, Delete, Imported, Op, Placed, Query, Request, ResultKind, Store, Write};
+use super::{Address, Delete, History, Imported, Op, Placed, Query, Request, ResultKind, Store, Write};
 use crate::error::{ErrorCode, WireError};
 use crate::json::{JsonError, Kind, Scanner};
 
@@ -142,14 +142,8 @@ fn read_op<'a>(op: &str, fields: &mut Fields<'a>, limits: ParseLimits) -> Readin
 fn sharing_op<'a>(op: &str, fields: &mut Fields<'a>, limits: ParseLimits) -> Reading<Op<'a>> {
     match op {
         "history" => {
-            fields.only(op, allow![Key CollectionName ItemName Limit BeforeSeq])?;
-            Ok(Op::History {
-                key: fields.key()?,
-                collection_name: fields.name(Field::CollectionName)?.unwrap_or_default(),
-                item_name: fields.name(Field::ItemName)?.unwrap_or_default(),
-                limit: limit(fields, super::MAX_HISTORY_LIMIT)?,
-                before_seq: fields.unsigned(Field::BeforeSeq)?,
-            })
+            fields.only(op, allow![Key CollectionName ItemName AllItems Limit BeforeSeq])?;
+            Ok(Op::History(history(fields)?))
         }
         "query" => {
             fields.only(op, allow![Sql Params From To Fresh MaxRows TimeoutMs ResultKind])?;
@@ -179,6 +173,24 @@ fn sharing_op<'a>(op: &str, fields: &mut Fields<'a>, limits: ParseLimits) -> Rea
         }
         other => keeping_op(other, fields, limits),
     }
+}
+
+fn history<'a>(fields: &Fields<'a>) -> Reading<History<'a>> {
+    let collection_name = fields.name(Field::CollectionName)?;
+    let item_name = fields.name(Field::ItemName)?;
+    let all_items = fields.boolean(Field::AllItems, false)?;
+    if all_items && (collection_name.is_some() || item_name.is_some()) {
+        let message = "all_items asks for every item of the key, so no collection_name or item_name may stand beside it";
+        return Err(WireError::field("all_items", message));
+    }
+    Ok(History {
+        key: fields.key()?,
+        collection_name: collection_name.unwrap_or_default(),
+        item_name: item_name.unwrap_or_default(),
+        all_items,
+        limit: limit(fields, super::MAX_HISTORY_LIMIT)?,
+        before_seq: fields.unsigned(Field::BeforeSeq)?,
+    })
 }
 
 fn lock_name<'a>(fields: &Fields<'a>) -> Reading<Cow<'a, str>> {

@@ -1,7 +1,8 @@
 //! One [`Request`] to one line: the inverse of parsing, for clients.
 
 use super::{
-    Address, Delete, Durability, Imported, Op, Placed, Query, Request, ResultKind, StatsFormat, Store, Write,
+    Address, Delete, Durability, History, Imported, Op, Placed, Query, Request, ResultKind, StatsFormat,
+    Store, Write,
 };
 use crate::json;
 use crate::time::Date;
@@ -142,13 +143,7 @@ impl Op<'_> {
     /// The fields of the operations with which processes ask and wait for one another.
     fn write_sharing_fields(&self, object: &mut Object<'_>) {
         match self {
-            Self::History { key, collection_name, item_name, limit, before_seq } => {
-                object.text("key", key);
-                object.text("collection_name", collection_name);
-                object.text("item_name", item_name);
-                object.opt_number("limit", *limit);
-                object.opt_number("before_seq", *before_seq);
-            }
+            Self::History(history) => write_history(history, object),
             Self::Query(query) => write_query(query, object),
             Self::Subscribe { date, prefix, from_seq } => {
                 object.opt_date(*date);
@@ -170,6 +165,18 @@ impl Op<'_> {
             _ => {}
         }
     }
+}
+
+fn write_history(history: &History<'_>, object: &mut Object<'_>) {
+    object.text("key", &history.key);
+    if history.all_items {
+        json::write_bool(object.name("all_items"), true);
+    } else {
+        object.text("collection_name", &history.collection_name);
+        object.text("item_name", &history.item_name);
+    }
+    object.opt_number("limit", history.limit);
+    object.opt_number("before_seq", history.before_seq);
 }
 
 fn write_query(query: &Query<'_>, object: &mut Object<'_>) {

@@ -145,7 +145,11 @@ fn a_repeated_batch_stores_nothing_twice() {
     assert_eq!(store.flush(&batch).expect("a flush").rows, 1);
     assert_eq!(lines(&store, "SELECT key, version FROM $t ORDER BY key"), ["a|1", "b|1", "c|1"]);
     // Nothing but a move of flushed_seq: writes that ended in nothing.
-    let outcome = store.flush(&FlushBatch { through_seq: 9, rows: FlushRows::Latest(Vec::new()) });
+    let outcome = store.flush(&FlushBatch {
+        through_seq: 9,
+        rows: FlushRows::Latest(Vec::new()),
+        producers: Vec::new(),
+    });
     assert_eq!(outcome.expect("a flush"), FlushOutcome { rows: 0, flushed_seq: 9 });
 }
 

@@ -60,7 +60,7 @@ fn a_file_is_made_from_the_other_one() {
         (Derive::HistoryFromLatest, "latest.duckdb", "history.duckdb"),
     ] {
         let new = place.path("new.duckdb");
-        let made = derive(&place.engine, &schema, what, &place.path(source), &new);
+        let made = derive(&place.engine, &schema, what, [&place.path(source), &new], &[]);
         assert_eq!(made.expect("made"), (latest.len() as u64, 40));
         std::fs::rename(&new, place.path(target)).expect("renamed");
         let store = place.collection();

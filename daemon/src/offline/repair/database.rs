@@ -11,10 +11,13 @@ use super::{OfflineError, named};
 use crate::backup::manifest::Found;
 use crate::disk;
 use crate::duck::{self, Derive, DuckError, Files, Inspector};
+use crate::offline::walk;
 use crate::storage::partition::aside::{self, Why};
 use crate::storage::partition::known::Known;
 use crate::storage::partition::losses;
 use crate::storage::partition::rebuild::{Bad, Case};
+use crate::storage::producers::{Change, Producers};
+use crate::wal::entry::Entry;
 use crate::wal::horizon;
 
 /// What a partition's database is found to be.
@@ -219,8 +222,9 @@ impl Database {
         let (disk, now) = (&*case.shared.disk, case.shared.clock.now());
         let new = disk::temporary_beside(history);
         aside::remove_unfinished(disk, &new).map_err(OfflineError::io(named(&new)))?;
-        duck::derive(&case.shared.engine, &case.config.schema, Derive::HistoryFromLatest, latest, &new)
-            .map_err(failed)?;
+        let producers = producers_of_log(case, seq)?;
+        let (what, files) = (Derive::HistoryFromLatest, [&**latest, &new]);
+        duck::derive(&case.shared.engine, &case.config.schema, what, files, &producers).map_err(failed)?;
         let why = self.bad.iter().find(|bad| bad.file == *history).map_or(Why::Missing, |bad| bad.why);
         let base = case.layout.place.base();
         let lost = "the history was lost; it began again with the latest values";
@@ -230,6 +234,24 @@ impl Database {
             .and_then(|()| disk.sync_dir(disk::parent_of(history)))
             .map_err(OfflineError::io(named(history)))
     }
+}
+
+/// How far what is left of the log says that producers have come up to a record.
+fn producers_of_log(case: &Case<'_>, seq: u64) -> Result<Vec<Change>, OfflineError> {
+    let disk = &*case.shared.disk;
+    let segments = walk::segments(disk, &case.layout.wal_directories).map_err(failed)?;
+    let first = segments.iter().filter_map(|segment| segment.first_seq).min().unwrap_or(1);
+    let mut producers = Producers::new(case.shared.limits.max_producers);
+    let note = |entry: Entry| {
+        if let Some((name, mark)) = entry.mark().filter(|(_, mark)| mark.seq <= seq) {
+            producers.note(name, mark);
+        }
+        entry.last_seq() < seq
+    };
+    walk::walk(disk, case.config.model(), &segments, first.saturating_sub(1), note)
+        .map_err(|(file, error)| OfflineError::io(named(&file))(error))?;
+    let known = producers.take_changes().into_iter();
+    Ok(known.filter(|(_, mark)| mark.is_some()).collect())
 }
 
 /// The backup on which the log loses least; of equal ones the newest.

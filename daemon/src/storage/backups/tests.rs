@@ -70,7 +70,7 @@ impl Place {
         } else {
             FlushRows::History(records.map(|record| FlushWrite { record, present }).collect())
         };
-        store.flush(&FlushBatch { through_seq, rows }).expect("a flush");
+        store.flush(&FlushBatch { through_seq, rows, producers: Vec::new() }).expect("a flush");
         store.close().expect("closed");
     }
 

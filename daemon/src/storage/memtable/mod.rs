@@ -28,6 +28,7 @@ use pending::Pending;
 pub use pending::{DirtyRow, PendingWrite, Replaces, Taking, Unflushed};
 use slots::Slots;
 
+use super::producers::Producers;
 use super::record::{Names, Record};
 use super::schema::Model;
 
@@ -65,6 +66,8 @@ pub struct Memtable {
     /// The same keys, in order.
     order: BTreeSet<Box<str>>,
     pending: Pending,
+    /// Always all of them, for a write depends on it.
+    producers: Producers,
     complete: bool,
     /// While the whole partition is being loaded, flushed tombstones stay too.
     filling: bool,
@@ -88,6 +91,7 @@ impl Memtable {
             hasher: DefaultHashBuilder::default(),
             order: BTreeSet::new(),
             pending: Pending::new(model),
+            producers: Producers::default(),
             complete,
             filling: false,
             kept_tombstones: Vec::new(),
@@ -102,6 +106,16 @@ impl Memtable {
     /// Everything up to this place is in DuckDB already.
     pub fn begin_behind(&mut self, flushed_seq: u64) {
         self.pending.begin_behind(flushed_seq);
+    }
+
+    /// How far the partition's producers have come.
+    pub fn producers(&self) -> &Producers {
+        &self.producers
+    }
+
+    /// How far the partition's producers have come, to be changed.
+    pub fn producers_mut(&mut self) -> &mut Producers {
+        &mut self.producers
     }
 
     /// Whether the table holds the whole partition.
@@ -233,6 +247,15 @@ impl Memtable {
             visit(&slot.record);
         }
         Known::Live(())
+    }
+
+    /// The newest place under a key, or under one of its addresses, that memory knows of.
+    pub fn newest_seq(&self, key: &str, names: Option<Names<'_>>) -> Option<u64> {
+        let slots = &self.entry(key)?.slots;
+        match names {
+            Some(names) => slots.get(names).map(|slot| slot.record.seq()),
+            None => slots.iter().map(|slot| slot.record.seq()).max(),
+        }
     }
 
     /// Whether a row that DuckDB has is the truth: `None` when memory knows nothing about it, else

@@ -14,6 +14,8 @@
 //! Invariant: what was taken for a flush is either reported back with [`Memtable::flushed`] or put back
 //! with [`Memtable::restore`]; until then its records stay in the table.
 
+use std::sync::Arc;
+
 use super::super::record::Record;
 use super::super::schema::Model;
 use super::slots::{Slot, Slots};
@@ -58,7 +60,7 @@ pub enum Unflushed {
     /// Dated: the newest record of each address that was written.
     Latest(Vec<DirtyRow>),
     /// Collection: every write in order.
-    History(Vec<PendingWrite>),
+    History(Arc<Vec<PendingWrite>>),
 }
 
 impl Unflushed {
@@ -94,7 +96,7 @@ pub enum Taking {
     /// Dated: an unflushed record of each address; its slot knows the newest.
     Latest(Vec<Record>),
     /// Collection: everything, there is nothing more to do.
-    History(Vec<PendingWrite>),
+    History(Arc<Vec<PendingWrite>>),
 }
 
 #[derive(Debug)]
@@ -113,14 +115,19 @@ enum PendingKind {
         /// Rows that a flush has set aside and that were written again before it took them.
         moved: Vec<DirtyRow>,
     },
-    History(Vec<PendingWrite>),
+    History {
+        /// Every write since the last flush began, in order.
+        writes: Vec<PendingWrite>,
+        /// What that flush has taken, until it ends: whoever asks for the history must find it somewhere.
+        taken: Arc<Vec<PendingWrite>>,
+    },
 }
 
 impl Pending {
     pub(super) fn new(model: Model) -> Self {
         let kind = match model {
             Model::Dated => PendingKind::Latest { dirty: Vec::new(), moved: Vec::new() },
-            Model::Collection => PendingKind::History(Vec::new()),
+            Model::Collection => PendingKind::History { writes: Vec::new(), taken: Arc::default() },
         };
         Self { kind, bytes: 0, taken_through_seq: 0 }
     }
@@ -132,7 +139,7 @@ impl Pending {
     /// What DuckDB has at the addresses of these records is no longer known.
     pub(super) fn forget_present(&mut self) {
         match &mut self.kind {
-            PendingKind::History(writes) => {
+            PendingKind::History { writes, .. } => {
                 for write in writes {
                     write.replaces = Replaces::Unknown;
                 }
@@ -153,7 +160,7 @@ impl Pending {
         let since_last_flush = before.seq() > self.taken_through_seq;
         let left = if before.is_deleted() { Replaces::Nothing } else { Replaces::Row(before.seq()) };
         match &mut self.kind {
-            PendingKind::History(writes) => {
+            PendingKind::History { writes, .. } => {
                 self.bytes += size;
                 let replaces = if since_last_flush { Replaces::Unknown } else { left };
                 writes.push(PendingWrite { record, replaces });
@@ -182,7 +189,7 @@ impl Pending {
         slot.note_write(record.is_deleted());
         slots.insert(slot);
         match &mut self.kind {
-            PendingKind::History(writes) => writes.push(PendingWrite { record, replaces }),
+            PendingKind::History { writes, .. } => writes.push(PendingWrite { record, replaces }),
             PendingKind::Latest { dirty, .. } => dirty.push(record),
         }
     }
@@ -199,7 +206,10 @@ impl Memtable {
         self.pending.bytes = 0;
         self.pending.taken_through_seq = self.published_seq;
         match &mut self.pending.kind {
-            PendingKind::History(writes) => Taking::History(std::mem::take(writes)),
+            PendingKind::History { writes, taken } => {
+                *taken = Arc::new(std::mem::take(writes));
+                Taking::History(Arc::clone(taken))
+            }
             PendingKind::Latest { dirty, .. } => Taking::Latest(std::mem::take(dirty)),
         }
     }
@@ -260,11 +270,13 @@ impl Memtable {
                     self.restore_row(row);
                 }
             }
-            Unflushed::History(mut restored) => {
+            Unflushed::History(restored) => {
                 self.pending.bytes += restored.iter().map(|w| w.record.size_bytes()).sum::<usize>();
-                if let PendingKind::History(newer) = &mut self.pending.kind {
-                    restored.append(newer);
-                    *newer = restored;
+                if let PendingKind::History { writes, taken } = &mut self.pending.kind {
+                    *taken = Arc::default();
+                    let mut restored = Arc::unwrap_or_clone(restored);
+                    restored.append(writes);
+                    *writes = restored;
                 }
             }
         }
@@ -286,9 +298,33 @@ impl Memtable {
         }
     }
 
+    /// The first write of a collection that DuckDB may not have; from there on all of them are here.
+    pub fn oldest_pending_seq(&self) -> Option<u64> {
+        let PendingKind::History { writes, taken } = &self.pending.kind else { return None };
+        taken.first().or_else(|| writes.first()).map(|write| write.record.seq())
+    }
+
+    /// Shows up to `count` of a collection's unflushed writes below a place, newest first; answers the last
+    /// place that was shown, `None` when there was nothing left to show.
+    pub fn visit_pending(&self, below: u64, count: usize, mut visit: impl FnMut(&Record)) -> Option<u64> {
+        fn before(writes: &[PendingWrite], seq: u64) -> impl Iterator<Item = &PendingWrite> {
+            writes[..writes.partition_point(|write| write.record.seq() < seq)].iter().rev()
+        }
+        let PendingKind::History { writes, taken } = &self.pending.kind else { return None };
+        let mut last = None;
+        for write in before(writes, below).chain(before(taken, below)).take(count) {
+            last = Some(write.record.seq());
+            visit(&write.record);
+        }
+        last
+    }
+
     /// What was taken is in DuckDB now: its tombstones are no longer needed.
     pub fn flushed(&mut self, tombstones: &[Record]) {
         self.epoch += 1;
+        if let PendingKind::History { taken, .. } = &mut self.pending.kind {
+            *taken = Arc::default();
+        }
         for tombstone in tombstones {
             self.drop_tombstone(tombstone);
         }

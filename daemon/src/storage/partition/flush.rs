@@ -13,6 +13,7 @@ use crate::duck::query;
 use crate::duck::{DuckError, FlushBatch, FlushRow, FlushRows, FlushWrite, Present, Store};
 use crate::memory;
 use crate::storage::memtable::{DirtyRow, EVICTED_AT_ONCE, PendingWrite, Replaces, Taking, Unflushed};
+use crate::storage::producers::Change;
 use crate::wal::WalError;
 
 /// DuckDB's own log is brought into its file when it is longer than this, or than a share of the file:
@@ -156,20 +157,25 @@ impl Partition {
     }
 
     fn flush_in_turn(&self) -> Result<u64, FlushError> {
-        let (through_seq, unflushed) = self.take_unflushed();
+        let (through_seq, unflushed, producers) = self.take_unflushed();
         // Whatever happens, what was taken must be put back or be in DuckDB.
-        let flush = std::panic::AssertUnwindSafe(|| self.flush_taken(through_seq, &unflushed));
+        let flush =
+            std::panic::AssertUnwindSafe(|| self.flush_taken(through_seq, &unflushed, producers.clone()));
         let panicked = |_| Err(FlushError::Thread(std::io::Error::other("the flush panicked")));
         let result = std::panic::catch_unwind(flush).unwrap_or_else(panicked);
         let tombstones = unflushed.tombstones();
         let mut memtable = self.memtable.write();
         self.flushing_bytes.store(0, Ordering::Relaxed);
-        match &result {
-            Ok(_) => {
-                memtable.flushed(&tombstones);
-                self.watermarks.advance_flushed(through_seq.max(self.watermarks.flushed()));
+        if result.is_ok() {
+            if through_seq <= self.watermarks.flushed() {
+                // There was nothing to write; they come with the next record.
+                memtable.producers_mut().restore(producers);
             }
-            Err(_) => memtable.restore(unflushed, self.watermarks.flushed()),
+            memtable.flushed(&tombstones);
+            self.watermarks.advance_flushed(through_seq.max(self.watermarks.flushed()));
+        } else {
+            memtable.restore(unflushed, self.watermarks.flushed());
+            memtable.producers_mut().restore(producers);
         }
         drop(memtable);
         if let Err(FlushError::Duck(error)) = &result
@@ -194,15 +200,15 @@ impl Partition {
     }
 
     /// Takes everything that is published now, in steps that let writers in between.
-    fn take_unflushed(&self) -> (u64, Unflushed) {
-        let (through_seq, taking) = {
+    fn take_unflushed(&self) -> (u64, Unflushed, Vec<Change>) {
+        let (through_seq, taking, producers) = {
             let mut memtable = self.memtable.write();
             self.flush_wanted.store(false, Ordering::Release);
             self.flushing_bytes.store(memtable.pending_bytes(), Ordering::Relaxed);
-            (memtable.published_seq(), memtable.begin_taking())
+            (memtable.published_seq(), memtable.begin_taking(), memtable.producers_mut().take_changes())
         };
         let addresses = match taking {
-            Taking::History(writes) => return (through_seq, Unflushed::History(writes)),
+            Taking::History(writes) => return (through_seq, Unflushed::History(writes), producers),
             Taking::Latest(addresses) => addresses,
         };
         let mut rows = Vec::with_capacity(addresses.len());
@@ -210,10 +216,15 @@ impl Partition {
             self.memtable.write().take_rows(some, &mut rows);
         }
         self.memtable.write().take_moved(&mut rows);
-        (through_seq, Unflushed::Latest(rows))
+        (through_seq, Unflushed::Latest(rows), producers)
     }
 
-    fn flush_taken(&self, through_seq: u64, unflushed: &Unflushed) -> Result<u64, FlushError> {
+    fn flush_taken(
+        &self,
+        through_seq: u64,
+        unflushed: &Unflushed,
+        producers: Vec<Change>,
+    ) -> Result<u64, FlushError> {
         // Behind a gap at the log's end there is nothing to write, and yet DuckDB must know of its places.
         if unflushed.is_empty() && through_seq <= self.watermarks.flushed() {
             return Ok(0);
@@ -221,7 +232,7 @@ impl Partition {
         self.sync_wal()?;
         self.check_room()?;
         let store = self.open_store()?;
-        let batch = FlushBatch { through_seq, rows: flush_rows(unflushed) };
+        let batch = FlushBatch { through_seq, rows: flush_rows(unflushed), producers };
         let outcome = match store.flush(&batch) {
             Err(error) if query::is_out_of_memory(&error) && self.make_queries_yield() => {
                 store.flush(&batch)?

@@ -4,11 +4,13 @@
 //! memory never contradicts what the tables say afterwards.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use fastpersist_protocol::time::Date;
 
 use super::{FlushError, Partition};
-use crate::duck::{DuckError, Files, FilledIn};
+use crate::duck::{DuckError, Files, FilledIn, Store};
+use crate::storage::producers::Mark;
 use crate::storage::record::Record;
 use crate::wal::scan;
 
@@ -84,13 +86,41 @@ impl Partition {
             return Err(MendError::NoLog { date });
         };
         let mut segments = segments.into_iter();
-        store.fill_history(&mut || {
-            segments.next().map(|(file, length)| self.records_of(file, length)).transpose()
-        })
+        let mut marks = Vec::new();
+        let filled = store.fill_history(&mut || {
+            segments.next().map(|(file, length)| self.records_of(file, length, &mut marks)).transpose()
+        })?;
+        self.fill_producers(&store, marks)?;
+        Ok(filled)
     }
 
-    /// The records of a segment's first `length` bytes, which are whole lines.
-    fn records_of(&self, file: PathBuf, length: u64) -> Result<Vec<Record>, MendError> {
+    /// Writes down how far producers have come that the history knew nothing, or less, of.
+    fn fill_producers(&self, store: &Store, marks: Vec<(Arc<str>, Mark)>) -> Result<(), MendError> {
+        let flushed_seq = store.flushed_seq();
+        let mut memtable = self.memtable.write();
+        let producers = memtable.producers_mut();
+        let mut changed: Vec<_> = marks
+            .into_iter()
+            // What is beyond comes with its rows, in the next flush.
+            .filter(|(_, mark)| mark.seq <= flushed_seq)
+            .filter(|(name, mark)| producers.note(Arc::clone(name), *mark))
+            .collect();
+        changed.retain(|(name, mark)| producers.mark(name) == Some(mark));
+        drop(memtable);
+        let changed: Vec<_> = changed.into_iter().map(|(name, mark)| (name, Some(mark))).collect();
+        if !changed.is_empty() {
+            store.write_producers(&changed)?;
+        }
+        Ok(())
+    }
+
+    /// The records of a segment's first `length` bytes, which are whole lines; `marks` gets their producers.
+    fn records_of(
+        &self,
+        file: PathBuf,
+        length: u64,
+        marks: &mut Vec<(Arc<str>, Mark)>,
+    ) -> Result<Vec<Record>, MendError> {
         let bytes = match self.shared.disk.read(&file) {
             Ok(bytes) => bytes,
             Err(source) => return Err(MendError::Io { file, source }),
@@ -98,8 +128,10 @@ impl Partition {
         // A segment that was sealed meanwhile may have been trimmed, but never below its lines.
         let bytes = &bytes[..bytes.len().min(length as usize)];
         let mut records = Vec::new();
-        let scanned =
-            scan::scan(bytes, self.config.model(), None, |mut entry| records.append(&mut entry.records));
+        let scanned = scan::scan(bytes, self.config.model(), None, |mut entry| {
+            marks.extend(entry.mark());
+            records.append(&mut entry.records);
+        });
         let damaged = |offset, reason| MendError::Damaged { file: file.clone(), offset, reason };
         let end = scanned.map_err(|damage| damaged(damage.offset, damage.reason))?;
         if end.torn {

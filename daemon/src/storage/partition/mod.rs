@@ -10,6 +10,7 @@ pub(in crate::storage) mod backup;
 mod changes;
 mod flush;
 mod fresh;
+mod history;
 mod keep;
 pub mod known;
 pub mod losses;
@@ -33,6 +34,7 @@ use tokio::sync::Notify;
 pub use changes::{ChangesError, Cursor};
 pub use flush::FlushError;
 pub(crate) use flush::flush_rows;
+pub use history::{HistoryAsk, HistoryPage};
 pub use mend::MendError;
 pub use open::OpenError;
 pub use read::{KeysPage, ReadError};
@@ -166,6 +168,7 @@ impl Partition {
             cache_records: memtable.live_count(),
             cache_bytes: memtable.bytes(),
             complete: memtable.is_complete(),
+            producers: memtable.producers().len(),
             pending_writes: self.watermarks.appended().saturating_sub(self.watermarks.flushed()),
             pending_bytes: memtable.pending_bytes() + self.flushing_bytes.load(Ordering::Relaxed),
             appended_seq: self.watermarks.appended(),
@@ -239,6 +242,8 @@ pub struct Gauges {
     pub cache_bytes: usize,
     /// Whether memory holds everything.
     pub complete: bool,
+    /// Producers that are remembered.
+    pub producers: usize,
     /// Writes that are not in DuckDB.
     pub pending_writes: u64,
     /// What they cost in memory.
@@ -263,6 +268,7 @@ impl Gauges {
             cache_records: self.cache_records + other.cache_records,
             cache_bytes: self.cache_bytes + other.cache_bytes,
             complete: self.complete && other.complete,
+            producers: self.producers + other.producers,
             pending_writes: self.pending_writes + other.pending_writes,
             pending_bytes: self.pending_bytes + other.pending_bytes,
             appended_seq: self.appended_seq.max(other.appended_seq),

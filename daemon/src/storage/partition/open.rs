@@ -16,6 +16,7 @@ use crate::duck::{DuckError, Store};
 use crate::latch::Latch;
 use crate::stats::StorageStats;
 use crate::storage::memtable::Memtable;
+use crate::storage::producers::{Mark, Producers};
 use crate::underway::Underway;
 use crate::wal::commit::Queue;
 use crate::wal::recover::{self, RecoverError, Recovered};
@@ -165,7 +166,7 @@ impl Opened {
                 return Self::without_files(case);
             }
             match open_watched(case) {
-                Ok(store) => return Self::on(store, case, false),
+                Ok(opened) => return Self::on(opened, case, false),
                 Err(error) if error.is_damage() => {
                     let bad = case.diagnose(noted)?;
                     // Each by itself is sound, and yet together they are not: no copy of them would be better.
@@ -184,11 +185,12 @@ impl Opened {
         }
     }
 
-    fn on(store: Store, case: Case<'_>, suspect: bool) -> Result<Self, OpenError> {
+    fn on((store, producers): OpenStore, case: Case<'_>, suspect: bool) -> Result<Self, OpenError> {
         let Case { layout, config, shared } = case;
         let (flushed_seq, empty) = (store.flushed_seq(), store.row_count() == 0);
         let replayed = replay(layout, config, shared, flushed_seq, empty);
-        let (memtable, recovered) = replayed.map_err(|log| OpenError::of_log(config, log))?;
+        let (mut memtable, recovered) = replayed.map_err(|log| OpenError::of_log(config, log))?;
+        memtable.producers_mut().load(producers);
         Ok(Self { store: Some(Arc::new(store)), memtable, recovered, suspect })
     }
 
@@ -210,8 +212,11 @@ impl Opened {
     }
 }
 
+/// An open store, and how far its producers have come.
+type OpenStore = (Store, Vec<(Arc<str>, Mark)>);
+
 /// Opens the files, with a note beside each that stays when DuckDB ends the process.
-fn open_watched(case: Case<'_>) -> Result<Store, DuckError> {
+fn open_watched(case: Case<'_>) -> Result<OpenStore, DuckError> {
     let Case { layout, config, shared } = case;
     let disk = &*shared.disk;
     let before = |file: &Path| {
@@ -220,11 +225,15 @@ fn open_watched(case: Case<'_>) -> Result<Store, DuckError> {
         }
     };
     let (engine, schema) = (Arc::clone(&shared.engine), Arc::new(config.schema.clone()));
-    let opened = Store::open_watched(engine, schema, layout.files.clone(), &before);
+    let opened = Store::open_watched(engine, schema, layout.files.clone(), &before)
+        .and_then(|store| Ok((store.producers()?, store)))
+        .map(|(producers, store)| (store, producers));
     layout.files.paths().for_each(|file| notes::end_opening(disk, file));
     opened
 }
 
+/// Reads the log behind `flushed_seq` into a new memory table. Of its producers that knows only what the log
+/// tells; whoever has a store adds what that has.
 pub(super) fn replay(
     layout: &Layout,
     config: &StorageConfig,
@@ -233,6 +242,7 @@ pub(super) fn replay(
     database_is_empty: bool,
 ) -> Result<(Memtable, Recovered), RecoverError> {
     let mut memtable = Memtable::new(config.model(), database_is_empty);
+    *memtable.producers_mut() = Producers::new(shared.limits.max_producers);
     memtable.begin_behind(flushed_seq);
     let directories = &layout.wal_directories;
     let recovered = recover::recover(
@@ -244,6 +254,9 @@ pub(super) fn replay(
         |entry| {
             if entry.gap.is_some() {
                 memtable.pass_gap(entry.last_seq());
+            }
+            if let Some((name, mark)) = entry.mark() {
+                memtable.producers_mut().note(name, mark);
             }
             for record in entry.records {
                 if record.seq() > flushed_seq {

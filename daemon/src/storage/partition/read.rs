@@ -88,7 +88,7 @@ impl Partition {
     }
 
     /// Calls `read` with the table's epoch until it answers; after some tries no flush may interfere.
-    fn without_interference<T>(
+    pub(super) fn without_interference<T>(
         &self,
         mut read: impl FnMut(Option<&Reader>, u64) -> Result<Option<T>, ReadError>,
     ) -> Result<T, ReadError> {

@@ -196,14 +196,16 @@ impl Case<'_> {
         let new = disk::temporary_beside(latest);
         aside::remove_unfinished(disk, &new).map_err(NoSource::io(&new))?;
         let schema = &self.config.schema;
-        let derived = duck::derive(&self.shared.engine, schema, Derive::LatestFromHistory, history, &new);
+        let derived =
+            duck::derive(&self.shared.engine, schema, Derive::LatestFromHistory, [history, &new], &[]);
         let (_, flushed_seq) = derived.inspect_err(|_| drop(aside::remove_unfinished(disk, &new)))?;
-        let (memtable, recovered) = self.replay(flushed_seq, false)?;
+        let (mut memtable, recovered) = self.replay(flushed_seq, false)?;
         known.is_reached_by(&recovered)?;
         // DuckDB has written it, and a checkpoint has synced it; the name is ours to make durable.
         self.put_in_place(bad, &[(new, latest.clone())])?;
         self.tell(bad, "from the history", flushed_seq, &recovered);
-        Ok(Opened { store: Some(self.open()?), memtable, recovered, suspect: false })
+        let store = self.open(&mut memtable)?;
+        Ok(Opened { store: Some(store), memtable, recovered, suspect: false })
     }
 
     fn have_from_log(&self, bad: &[Bad], known: Known) -> Result<Opened, NoSource> {
@@ -262,7 +264,7 @@ impl Case<'_> {
             new.push((copied.map_err(NoSource::io(source))?, file.to_owned()));
         }
         self.put_in_place(bad, &new)?;
-        let store = self.open()?;
+        let store = self.open(&mut memtable)?;
         if store.flushed_seq() != seq {
             let says = store.flushed_seq();
             return Err(NoSource::Short(format!("its manifest says record {seq}, its file says {says}")));
@@ -274,9 +276,12 @@ impl Case<'_> {
         Ok(Opened { store: Some(store), memtable, recovered, suspect: false })
     }
 
-    fn open(&self) -> Result<Arc<Store>, NoSource> {
+    /// Opens what is in its place now; memory learns of its producers.
+    fn open(&self, memtable: &mut Memtable) -> Result<Arc<Store>, NoSource> {
         let schema = Arc::new(self.config.schema.clone());
-        Ok(Arc::new(Store::open(Arc::clone(&self.shared.engine), schema, self.layout.files.clone())?))
+        let store = Store::open(Arc::clone(&self.shared.engine), schema, self.layout.files.clone())?;
+        memtable.producers_mut().load(store.producers()?);
+        Ok(Arc::new(store))
     }
 
     fn replay(&self, flushed_seq: u64, empty: bool) -> Result<(Memtable, Recovered), RecoverError> {

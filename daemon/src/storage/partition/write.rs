@@ -182,7 +182,7 @@ impl Partition {
             return refuse_done(results, &refusal(&error));
         }
         drop(wal);
-        self.publish(group);
+        self.publish(group, &results);
         if self.watermarks.appended() - self.watermarks.flushed() >= self.config.batch_size {
             self.want_flush();
         }
@@ -231,12 +231,15 @@ impl Partition {
     }
 
     /// Lets readers see what is done. A record has a place if and only if its request is done.
-    fn publish(&self, group: &mut [Waiting]) {
+    fn publish(&self, group: &mut [Waiting], results: &[Vec<UnitResult>]) {
         let mut told = Vec::new();
         let mut memtable = self.memtable.write();
         // Whoever begins to follow holds the table too, so nobody can come between this and the last record.
         let watched = self.feed.is_watched();
-        for waiting in group {
+        for (waiting, results) in group.iter_mut().zip(results) {
+            for (name, mark) in group::marks(&waiting.submission, results) {
+                memtable.producers_mut().note(name, mark);
+            }
             for write in waiting.submission.writes.drain(..) {
                 if write.record.seq() > 0 {
                     if watched {
@@ -299,7 +302,8 @@ fn refuse_all(group: &[Waiting], refusal: &Refusal) -> Vec<Vec<UnitResult>> {
 /// The group was not written: what seemed to be done is refused, what was refused anyway stays.
 fn refuse_done(mut results: Vec<Vec<UnitResult>>, refusal: &Refusal) -> Vec<Vec<UnitResult>> {
     for result in results.iter_mut().flatten() {
-        if matches!(result, UnitResult::Done(_)) {
+        // What a repetition repeats may be among it.
+        if matches!(result, UnitResult::Done(_) | UnitResult::Duplicate { .. }) {
             *result = UnitResult::Refused(refusal.clone());
         }
     }

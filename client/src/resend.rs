@@ -1,0 +1,123 @@
+//! What makes it safe to send a write again: every write has a number, under the name of its client.
+//!
+//! The daemon remembers the highest number that each name has written under, and recognises what comes again.
+//! So a write whose answer was lost with the connection goes over the next one, and is stored once.
+//!
+//! Invariant: numbers go out in their order, on one connection at a time; what goes over a new connection
+//! goes before everything new. A higher number that came first would make a repetition of a lower one.
+
+use std::collections::VecDeque;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use fastpersist_protocol::json;
+use tokio::sync::Notify;
+
+use crate::connection::Slot;
+
+/// How often a request may be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// Once.
+    Once,
+    /// Until it is answered, under a number that the client gives it.
+    Number,
+    /// Until it is answered, under the number that it has.
+    Numbered,
+}
+
+/// Between two tries to get a connection the client waits so long, and then longer and longer.
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// The pause behind this one.
+pub(crate) fn next_pause(pause: Duration) -> Duration {
+    (pause * 2).min(LONGEST_PAUSE)
+}
+
+/// The numbers of one client's writes.
+#[derive(Debug)]
+pub(crate) struct Numbers {
+    producer: String,
+    last: AtomicU64,
+}
+
+impl Numbers {
+    /// Under a name that no other client has.
+    pub(crate) fn new() -> Self {
+        // The keys of a hasher come from the system's source of randomness.
+        let random = || RandomState::new().build_hasher().finish();
+        let producer = format!("client-{}-{:016x}{:016x}", std::process::id(), random(), random());
+        Self { producer, last: AtomicU64::new(0) }
+    }
+
+    /// The line with the next number in it.
+    pub(crate) fn number(&self, line: &[u8]) -> Vec<u8> {
+        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let Some(fields) = line.strip_suffix(b"}\n") else { return line.to_vec() };
+        let mut numbered = Vec::with_capacity(line.len() + self.producer.len() + 48);
+        numbered.extend_from_slice(fields);
+        numbered.extend_from_slice(b",\"producer\":");
+        json::write_string(&mut numbered, &self.producer);
+        numbered.extend_from_slice(b",\"producer_seq\":");
+        json::write_u64(&mut numbered, number);
+        numbered.extend_from_slice(b"}\n");
+        numbered
+    }
+}
+
+/// The writes of an async client whose connection broke, and that wait for the next one.
+pub(crate) struct Resender {
+    pub(crate) numbers: Numbers,
+    waiting: Mutex<VecDeque<Slot>>,
+    /// Told when there are any.
+    pub(crate) broken: Notify,
+}
+
+impl Resender {
+    pub(crate) fn new() -> Self {
+        Self { numbers: Numbers::new(), waiting: Mutex::default(), broken: Notify::new() }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Slot>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds writes of a connection that has ended, in their order.
+    pub(crate) fn add(&self, slots: impl IntoIterator<Item = Slot>) {
+        self.waiting().extend(slots);
+    }
+
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.waiting().is_empty()
+    }
+
+    /// The writes that somebody still waits for, for a new connection to begin with.
+    pub(crate) fn take(&self) -> VecDeque<Slot> {
+        let mut slots = std::mem::take(&mut *self.waiting());
+        slots.retain(|slot| !slot.is_given_up());
+        slots
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_gets_the_next_number_and_stays_an_object() {
+        let numbers = Numbers::new();
+        for expected in 1..=3 {
+            let line = numbers.number(b"{\"op\":\"store\",\"key\":\"k\",\"data\":{}}\n");
+            let object: serde_json::Value = serde_json::from_slice(&line).unwrap();
+            assert_eq!(object["producer_seq"], expected);
+            assert_eq!((&object["op"], &object["data"]), (&"store".into(), &serde_json::json!({})));
+            assert!(object["producer"].as_str().unwrap().starts_with("client-"));
+            assert!(line.ends_with(b"}\n"));
+        }
+        assert_ne!(numbers.producer, Numbers::new().producer);
+    }
+}
