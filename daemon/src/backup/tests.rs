@@ -150,6 +150,7 @@ fn record(seq: u64) -> Record {
         updated_at: Timestamp::from_micros(seq as i64).expect("in range"),
         seq,
         deleted: false,
+        writer: None,
     })
 }
 

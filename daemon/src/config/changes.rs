@@ -57,6 +57,9 @@ impl StorageConfig {
         if self.schema.extra != new.schema.extra {
             changed.push(format!("{prefix}.extra_schema"));
         }
+        if self.schema.record_writer != new.schema.record_writer {
+            changed.push(format!("{prefix}.record_writer"));
+        }
         compare!(prefix, self, new, changed;
             "base_dir" => base_dir, "db_path" => db_path, "max_wal_size" => max_wal_size,
             "max_wal_age_seconds" => max_wal_age, "batch_size" => batch_size,

@@ -11,7 +11,7 @@ use super::{
     AccessRule, Config, ConfigError, DaemonConfig, Limits, LogFormat, MetricsConfig, Overrides, Role,
     SYSTEM_CONFIG, StorageConfig, Subject,
 };
-use crate::storage::schema::{ExtraColumn, ExtraType, Model, Schema};
+use crate::storage::schema::{ExtraColumn, ExtraType, Model, Schema, WRITER_COLUMNS};
 
 const DAY_SECONDS: i64 = 86_400;
 /// Far above any sensible setting, far below any overflow.
@@ -276,7 +276,7 @@ impl Checker {
             self.time_of_day(&format!("{prefix}.{key}"), value.as_deref())
         };
         Ok(StorageConfig {
-            schema: Schema { model, extra: self.extra_schema(&prefix, model, raw.extra_schema)? },
+            schema: self.schema(&prefix, model, raw.extra_schema, raw.record_writer)?,
             db_path: self.db_path(&prefix, raw.db_path)?,
             max_wal_size: number("max_wal_size", raw.max_wal_size, 10_485_760, 1)? as u64,
             max_wal_age: seconds(number("max_wal_age_seconds", raw.max_wal_age_seconds, 300, 1)?),
@@ -338,6 +338,24 @@ impl Checker {
             Err(_) => {
                 self.fail(format!("{key} = {text:?} is no time of day; right is for example \"03:30\""))
             }
+        }
+    }
+
+    fn schema(
+        &self,
+        prefix: &str,
+        model: Model,
+        extra: toml::Table,
+        record_writer: Option<bool>,
+    ) -> Checked<Schema> {
+        let extra = self.extra_schema(prefix, model, extra)?;
+        let record_writer = record_writer.unwrap_or(false);
+        let is_writer = |name: &str| WRITER_COLUMNS.iter().any(|column| column.eq_ignore_ascii_case(name));
+        match extra.iter().find(|column| record_writer && is_writer(&column.name)) {
+            Some(ExtraColumn { name, .. }) => self.fail(format!(
+                "{prefix}.extra_schema.{name}: {prefix}.record_writer = true makes a column of that name already"
+            )),
+            None => Ok(Schema { model, extra, record_writer }),
         }
     }
 

@@ -64,6 +64,13 @@ pub struct Config {
     pub storages: Vec<StorageConfig>,
 }
 
+impl Config {
+    /// Whether any storage keeps where its records came from.
+    pub fn records_writers(&self) -> bool {
+        self.storages.iter().any(|storage| storage.schema.record_writer)
+    }
+}
+
 /// `[daemon]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DaemonConfig {

@@ -102,6 +102,7 @@ pub(super) struct RawStorage {
     pub(super) backup_at: Option<String>,
     pub(super) health_check_at: Option<String>,
     pub(super) retain_days: Option<i64>,
+    pub(super) record_writer: Option<bool>,
     #[serde(default)]
     pub(super) extra_schema: toml::Table,
 }

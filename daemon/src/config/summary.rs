@@ -17,7 +17,8 @@ impl Config {
         let _ = writeln!(out, "socket {}", self.daemon.socket);
         for storage in &self.storages {
             let (name, model, dir) = (&storage.name, storage.model(), storage.base_dir.display());
-            let _ = writeln!(out, "storage {name}: {model}, in {dir}");
+            let writers = if storage.schema.record_writer { ", with each record's writer" } else { "" };
+            let _ = writeln!(out, "storage {name}: {model}, in {dir}{writers}");
         }
         if let Some(directory) = &self.daemon.log_dir {
             let _ = writeln!(out, "log in {}", directory.display());

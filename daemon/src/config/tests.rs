@@ -74,6 +74,23 @@ fn extra_columns_keep_their_order() {
 }
 
 #[test]
+fn writers_are_kept_where_it_is_said() {
+    for (lines, expected, said) in [
+        ("", false, false),
+        ("record_writer = false", false, false),
+        ("record_writer = true", true, true),
+        // Without the key the names are free.
+        ("extra_schema = { writer_uid = \"uint32\", writer_unit = \"string\" }", false, false),
+        ("record_writer = true\nextra_schema = { writer = \"string\" }", true, true),
+    ] {
+        let config = load_text(&with_storage(lines)).expect(lines);
+        assert_eq!(config.storages[0].schema.record_writer, expected, "{lines}");
+        assert_eq!(config.records_writers(), expected, "{lines}");
+        assert_eq!(config.summary().contains("with each record's writer"), said, "{lines}");
+    }
+}
+
+#[test]
 fn every_mistake_is_named_with_what_would_be_right() {
     for (lines, key, right) in [
         ("colour = 1", "colour", "unknown field"),
@@ -87,6 +104,17 @@ fn every_mistake_is_named_with_what_would_be_right() {
         ("extra_schema = { Status = \"int64\" }", "storage.jobs.extra_schema.Status", "already"),
         ("extra_schema = { date = \"int64\" }", "storage.jobs.extra_schema.date", "already"),
         ("extra_schema = { rowid = \"int64\" }", "storage.jobs.extra_schema.rowid", "already"),
+        (
+            "record_writer = true\nextra_schema = { Writer_UID = \"int64\" }",
+            "storage.jobs.extra_schema.Writer_UID",
+            "record_writer = true makes a column of that name already",
+        ),
+        (
+            "record_writer = true\nextra_schema = { writer_unit = \"string\" }",
+            "storage.jobs.extra_schema.writer_unit",
+            "already",
+        ),
+        ("record_writer = \"yes\"", "record_writer", "expected a boolean"),
         (
             "parquet_path = \"/srv/p\"\n[storage.more]\nmodel = \"dated\"\nbase_dir = \"/srv/m\"\nparquet_path = \"/srv/p\"",
             "storage.more.parquet_path",
@@ -145,6 +173,8 @@ fn what_cannot_change_while_running_is_named() {
         new_keys(&new, &old),
         ["limits.max_line_bytes", "storage.jobs.batch_size", "storage.more (removed)"]
     );
+    let writers = load_text(&with_storage("record_writer = true")).expect("right");
+    assert_eq!(new_keys(&old, &writers), ["storage.jobs.record_writer"]);
     let access = load_text(&with_storage("[[access]]\nuid = 1\nrole = \"reader\"")).expect("right");
     assert_eq!(new_keys(&old, &access), [""; 0], "who may do what can change");
 }

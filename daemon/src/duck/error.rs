@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use arrow::error::ArrowError;
 
 use super::said::Said;
+use crate::storage::schema::WRITER_COLUMNS;
 
 /// An operation on DuckDB that did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -58,8 +59,9 @@ pub enum DuckError {
     /// A column has another type than the configuration says.
     #[error(
         "{}: column \"{column}\" of table {table} is {found}, but the configuration makes it {expected}; \
-         set its old type in extra_schema again, or give the new column another name",
-        file.display()
+         {}",
+        file.display(),
+        mend_type(column)
     )]
     ColumnType {
         /// The file.
@@ -249,5 +251,14 @@ impl DuckError {
             | Self::Borrowed { file }
             | Self::Closed { file } => Some(file),
         }
+    }
+}
+
+/// What to do about a column whose type is another one than the configuration's.
+fn mend_type(column: &str) -> &'static str {
+    if WRITER_COLUMNS.contains(&column) {
+        "it was one of extra_schema's; set record_writer = false, or rename it in the file"
+    } else {
+        "set its old type in extra_schema again, or give the new column another name"
     }
 }

@@ -16,7 +16,7 @@ use fastpersist_protocol::time::{Date, Timestamp};
 use fastpersist_protocol::value::Value;
 
 use super::schema::{Kind, Table};
-use crate::storage::record::{Names, Record};
+use crate::storage::record::{Names, Record, Writer};
 use crate::storage::schema::{ExtraType, ExtraValue, Schema};
 
 /// DuckDB works on vectors of this many rows; a larger batch would only be cut up again.
@@ -42,6 +42,7 @@ pub(super) struct Rows<'a> {
     seq: UInt64Builder,
     deleted: Option<BooleanBuilder>,
     extra: Vec<Extra>,
+    writer: Option<Writers>,
 }
 
 impl<'a> Rows<'a> {
@@ -65,6 +66,7 @@ impl<'a> Rows<'a> {
             seq: UInt64Builder::new(),
             deleted: (kind == Kind::History).then(BooleanBuilder::new),
             extra: schema.extra.iter().map(|column| Extra::new(column.kind)).collect(),
+            writer: schema.record_writer.then(Writers::default),
         }
     }
 
@@ -92,6 +94,9 @@ impl<'a> Rows<'a> {
             for (builder, value) in self.extra.iter_mut().zip(self.schema.extra_values(columns.data)) {
                 builder.push(value);
             }
+        }
+        if let Some(writers) = &mut self.writer {
+            writers.push(columns.writer);
         }
     }
 
@@ -135,6 +140,10 @@ impl<'a> Rows<'a> {
         columns.push(Arc::new(self.seq.finish()));
         columns.extend(self.deleted.iter_mut().map(|deleted| Arc::new(deleted.finish()) as ArrayRef));
         columns.extend(self.extra.iter_mut().map(Extra::finish));
+        if let Some(writers) = &mut self.writer {
+            columns.push(Arc::new(writers.uid.finish()));
+            columns.push(Arc::new(writers.unit.finish()));
+        }
         RecordBatch::try_new(Arc::clone(&self.arrow), columns).map(Some)
     }
 }
@@ -173,6 +182,20 @@ impl Values {
         self.float.append_option(float);
         self.string.append_option(string);
         self.bool.append_option(bool);
+    }
+}
+
+/// Where the records came from. The number of a process is given to others later, so only the log tells it.
+#[derive(Default)]
+struct Writers {
+    uid: UInt32Builder,
+    unit: StringBuilder,
+}
+
+impl Writers {
+    fn push(&mut self, writer: Option<Writer<'_>>) {
+        self.uid.append_option(writer.map(|writer| writer.uid));
+        self.unit.append_option(writer.and_then(|writer| writer.unit));
     }
 }
 

@@ -1,7 +1,7 @@
 //! The tables: their columns, how they are made, and how those of an older file are checked.
 //!
 //! Invariant: after [`prepare`] a table has every column that a flush writes, with the type that it writes.
-//! Columns that the configuration no longer names stay; new rows leave them NULL.
+//! Columns that the configuration no longer asks for stay; new rows leave them NULL.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use duckdb::{Connection, params};
 
 use super::error::DuckError;
 use super::producers;
-use crate::storage::schema::{ExtraType, Model, Schema};
+use crate::storage::schema::{ExtraType, Model, Schema, WRITER_COLUMNS};
 
 /// The layout that this program writes.
 const FORMAT: i32 = 1;
@@ -130,8 +130,13 @@ fn columns_of(kind: Kind, schema: &Schema) -> impl Iterator<Item = Column> {
     let base = kind.model().columns().iter();
     let base = base.filter(move |name| kind != Kind::Latest || **name != "deleted");
     let extra = schema.extra.iter().map(|column| Column::new(&column.name, extra_type(column.kind)));
-    base.map(|name| Column::new(name, base_type(name))).chain(extra)
+    let writer = WRITER_COLUMNS.iter().filter(|_| schema.record_writer);
+    let writer = writer.zip(WRITER_TYPES).map(|(name, sql)| Column::new(name, sql));
+    base.map(|name| Column::new(name, base_type(name))).chain(extra).chain(writer)
 }
+
+/// The types of [`WRITER_COLUMNS`].
+const WRITER_TYPES: [&str; 2] = ["UINTEGER", "VARCHAR"];
 
 /// One table in one attached file.
 #[derive(Debug)]
@@ -201,7 +206,7 @@ pub(super) fn quote_name(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// Makes a new file's tables, or checks those that are there and adds new extra columns; reads
+/// Makes a new file's tables, or checks those that are there and adds new columns; reads
 /// `flushed_seq`. True where the file was new.
 pub(super) fn prepare(conn: &Connection, table: &Table) -> Result<bool, DuckError> {
     let found = read_columns(conn, table, table.kind.name())?;
@@ -269,7 +274,8 @@ fn check_format(conn: &Connection, table: &Table) -> Result<(), DuckError> {
     }
 }
 
-/// Checks the types of the columns that are there and adds the extra columns that are not.
+/// Checks the types of the columns that are there and adds those that are not, which the configuration did not ask for
+/// before.
 fn extend(conn: &Connection, table: &Table, found: &[(String, String)]) -> Result<(), DuckError> {
     let base = table.kind.model().columns();
     for column in &table.columns {
@@ -292,7 +298,7 @@ fn extend(conn: &Connection, table: &Table, found: &[(String, String)]) -> Resul
             None => {
                 let name = quote_name(&column.name);
                 let sql = format!("ALTER TABLE {} ADD COLUMN {name} {}", table.sql(), column.sql);
-                conn.execute_batch(&sql).map_err(table.failed("adding an extra column"))?;
+                conn.execute_batch(&sql).map_err(table.failed("adding a column"))?;
             }
         }
     }

@@ -8,6 +8,7 @@ mod files;
 mod held;
 mod read;
 mod rebuild;
+mod writers;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -75,7 +76,7 @@ pub(super) fn schema(model: Model, extra: &[(&str, &str)]) -> Arc<Schema> {
         kind: ExtraType::from_name(kind).expect("a type"),
         type_name: (*kind).to_owned(),
     });
-    Arc::new(Schema { model, extra: extra.collect() })
+    Arc::new(Schema { model, extra: extra.collect(), record_writer: false })
 }
 
 pub(super) fn instant(micros: i64) -> Timestamp {
@@ -96,6 +97,7 @@ pub(super) fn record(key: &str, names: Names<'_>, data: Option<&str>, seq: u64) 
         updated_at: instant(1_736_937_000_654_321 + seq as i64),
         seq,
         deleted: data.is_none(),
+        writer: None,
     })
 }
 

@@ -49,7 +49,7 @@ impl Place {
                 latest: self.dir.path().join("latest.duckdb"),
             },
         };
-        let schema = Arc::new(Schema { model, extra: Vec::new() });
+        let schema = Arc::new(Schema { model, extra: Vec::new(), record_writer: false });
         Store::open(Arc::clone(&self.engine), schema, files).expect("a store")
     }
 
@@ -117,6 +117,7 @@ fn record(key: &str, names: Names<'_>, data: Option<&str>, seq: u64) -> Record {
         updated_at: instant,
         seq,
         deleted: data.is_none(),
+        writer: None,
     })
 }
 

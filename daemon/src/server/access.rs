@@ -12,7 +12,9 @@ use std::sync::OnceLock;
 
 use fastpersist_protocol::request::Op;
 
+use super::unit;
 use crate::config::{AccessRule, Config, Role, Subject};
+use crate::storage::record::Writer;
 
 /// The uid that the kernel shows for users it cannot map, unless it is told another one.
 const OVERFLOW_UID: u32 = 65534;
@@ -29,12 +31,30 @@ pub struct Peer {
     pub pid: Option<i32>,
     gid: u32,
     gids: OnceLock<Vec<u32>>,
+    /// Its systemd unit, where that was looked up.
+    unit: Option<Box<str>>,
 }
 
 impl Peer {
     /// The peer with this user and primary group. Its other groups are looked up when a rule first asks.
     pub fn new(uid: u32, gid: u32, pid: Option<i32>) -> Self {
-        Self { uid, pid, gid, gids: OnceLock::new() }
+        Self { uid, pid, gid, gids: OnceLock::new(), unit: None }
+    }
+
+    /// Looks its systemd unit up. The sooner after it connected the better: a process may end, and its number be
+    /// given to another one.
+    pub fn look_up_unit(&mut self) {
+        self.unit = self.known_pid().and_then(unit::unit_of);
+    }
+
+    /// Who it is, for the records that it writes.
+    pub fn writer(&self) -> Writer<'_> {
+        Writer { uid: self.uid, pid: self.known_pid(), unit: self.unit.as_deref() }
+    }
+
+    /// The kernel gives 0 for a process that the daemon's namespace does not have.
+    fn known_pid(&self) -> Option<u32> {
+        self.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0)
     }
 
     /// Its groups: the primary one, and those that the user database adds.
@@ -157,7 +177,7 @@ mod tests {
     }
 
     fn peer(uid: u32, gids: &[u32]) -> Peer {
-        Peer { uid, pid: None, gid: 0, gids: OnceLock::from(gids.to_vec()) }
+        Peer { gids: OnceLock::from(gids.to_vec()), ..Peer::new(uid, 0, None) }
     }
 
     #[test]
@@ -166,6 +186,15 @@ mod tests {
         assert_eq!(table.role(&peer(0, &[]), Some("jobs")), Role::Admin);
         assert_eq!(table.role(&peer(1000, &[]), None), Role::Admin);
         assert_eq!(table.role(&peer(1001, &[]), None), Role::None);
+    }
+
+    #[test]
+    fn a_process_that_the_kernel_hides_has_no_number() {
+        let pid = |pid| Peer::new(7, 7, pid).writer().pid;
+        assert_eq!((pid(None), pid(Some(0)), pid(Some(-1)), pid(Some(9))), (None, None, None, Some(9)));
+        let mut peer = Peer::new(7, 7, Some(0));
+        peer.look_up_unit();
+        assert_eq!(peer.writer(), Writer { uid: 7, pid: None, unit: None });
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::config::Role;
 use crate::storage::Storage;
 use crate::storage::partition::Partition;
 use crate::storage::record::Names;
-use crate::storage::rules::{self, RuleError};
+use crate::storage::rules::{self, RuleError, Taken};
 use crate::storage::schema::Model;
 use crate::wal::commit::Submission;
 
@@ -78,6 +78,11 @@ impl<'s> Dispatcher<'s> {
             scratch: Vec::new(),
             done: [0; Op::NAMES.len()],
         }
+    }
+
+    /// What the records of this pass get that their requests do not say.
+    pub(super) fn taken(&self) -> Taken<'s> {
+        Taken { at: self.now, from: self.peer.writer() }
     }
 
     /// Answers one line, or gathers its writes.
@@ -329,7 +334,7 @@ impl<'s> Dispatcher<'s> {
         let Placed { date, durability, producer, write } = placed;
         let mut warnings = Vec::new();
         let schema = &storage.config().schema;
-        let record = rules::record_of_store(schema, write, self.now, &mut warnings, &mut self.scratch)
+        let record = rules::record_of_store(schema, write, self.taken(), &mut warnings, &mut self.scratch)
             .map_err(|error| errors::of_rule(&error))?;
         let meta =
             WriteMeta { id: id.map(Into::into), kind: WriteKind::Store, durability: *durability, warnings };
@@ -350,7 +355,7 @@ impl<'s> Dispatcher<'s> {
     ) -> Answer<()> {
         let Placed { date, durability, producer, write } = placed;
         let (index, storage) = self.allowed(ask)?;
-        let record = rules::record_of_delete(&storage.config().schema, &write, self.now)
+        let record = rules::record_of_delete(&storage.config().schema, &write, self.taken())
             .map_err(|error| errors::of_rule(&error))?;
         self.target((index, storage), date, pass, out).await?;
         let meta =
@@ -372,7 +377,7 @@ impl<'s> Dispatcher<'s> {
     ) -> Answer<()> {
         let Placed { date, durability, producer, write: writes } = placed;
         let (index, storage) = self.allowed(ask)?;
-        let schema = &storage.config().schema;
+        let (schema, taken) = (&storage.config().schema, self.taken());
         let mut warnings = Vec::new();
         let mut records = Vec::with_capacity(writes.len());
         for (position, write) in writes.iter().enumerate() {
@@ -380,10 +385,10 @@ impl<'s> Dispatcher<'s> {
             let (record, if_seq) = match write {
                 Write::Store(store) => {
                     let scratch = &mut self.scratch;
-                    let record = rules::record_of_store(schema, store, self.now, &mut own_warnings, scratch);
+                    let record = rules::record_of_store(schema, store, taken, &mut own_warnings, scratch);
                     (record, store.if_seq)
                 }
-                Write::Delete(delete) => (rules::record_of_delete(schema, delete, self.now), delete.if_seq),
+                Write::Delete(delete) => (rules::record_of_delete(schema, delete, taken), delete.if_seq),
             };
             let record = record.map_err(|error| in_batch(&error, position))?;
             warnings.extend(own_warnings.into_iter().map(|warning| format!("op {position}: {warning}")));

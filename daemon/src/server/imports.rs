@@ -23,12 +23,12 @@ impl Dispatcher<'_> {
         // An import is recognised by what it brings, and takes no producer.
         let Placed { date, durability, producer: _, write: imported } = placed;
         let (index, storage) = self.allowed(ask)?;
-        let schema = &storage.config().schema;
+        let (schema, taken) = (&storage.config().schema, self.taken());
         let mut warnings = Vec::new();
         let mut records = Vec::with_capacity(imported.len());
         for (position, one) in imported.iter().enumerate() {
             let mut own_warnings = Vec::new();
-            let record = rules::record_of_import(schema, one, self.now, &mut own_warnings, &mut self.scratch);
+            let record = rules::record_of_import(schema, one, taken, &mut own_warnings, &mut self.scratch);
             records.push(record.map_err(|error| in_batch(&error, position))?);
             warnings.extend(own_warnings.into_iter().map(|warning| format!("op {position}: {warning}")));
         }

@@ -211,7 +211,7 @@ type ByUid = Arc<Mutex<HashMap<u32, usize>>>;
 fn admit(stream: Stream, server: &Arc<Server>, by_uid: &ByUid, connections: &mut JoinSet<()>) {
     let Stream::UdSocket(stream) = stream;
     let stream = UnixStream::from(stream);
-    let peer = match stream.peer_cred() {
+    let mut peer = match stream.peer_cred() {
         Ok(credentials) => Peer::new(credentials.uid(), credentials.gid(), credentials.pid()),
         Err(error) => {
             tracing::warn!(%error, "the system does not tell who connects; the connection is refused");
@@ -242,6 +242,9 @@ fn admit(stream: Stream, server: &Arc<Server>, by_uid: &ByUid, connections: &mut
         server.stats.requests.note_error(None, ErrorCode::TooManyConnections);
         connections.spawn(turn_away(stream, message));
         return;
+    }
+    if server.config.records_writers() {
+        peer.look_up_unit();
     }
     let counted = Counted { server: Arc::clone(server), by_uid: Arc::clone(by_uid), uid };
     let connection = Connection::new(stream, peer, Arc::clone(server));

@@ -24,6 +24,7 @@ mod query;
 mod reads;
 mod report;
 mod subscriptions;
+mod unit;
 mod wire;
 
 use std::sync::Arc;

@@ -224,6 +224,7 @@ mod tests {
             updated_at: Timestamp::EPOCH,
             seq,
             deleted: false,
+            writer: None,
         })
     }
 

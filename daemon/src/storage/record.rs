@@ -41,6 +41,17 @@ impl Names<'_> {
     }
 }
 
+/// Where a write came from, as the kernel told when its connection was accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Writer<'a> {
+    /// The user.
+    pub uid: u32,
+    /// The process, where the kernel tells. The number is given to others later.
+    pub pid: Option<u32>,
+    /// The systemd unit, where there is one.
+    pub unit: Option<&'a str>,
+}
+
 /// A record's columns, borrowed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Columns<'a> {
@@ -66,10 +77,13 @@ pub struct Columns<'a> {
     pub seq: u64,
     /// Whether the record is a deletion.
     pub deleted: bool,
+    /// Where it came from, where the storage keeps that. A record that DuckDB gave back does not know.
+    pub writer: Option<Writer<'a>>,
 }
 
 /// One write with all its columns, in one block of bytes that everybody shares: a fixed head, then the
-/// texts behind one another. A cached document of 130 bytes costs one allocation of about 220.
+/// texts behind one another, then the writer where there is one. A cached document of 130 bytes costs one
+/// allocation of about 220.
 ///
 /// Cloning shares the block.
 #[derive(Clone)]
@@ -106,6 +120,13 @@ mod flag {
     pub(super) const USERNAME: u8 = 16;
     pub(super) const TIMESTAMP: u8 = 32;
     pub(super) const STATUS_INT: u8 = 64;
+    pub(super) const WRITER: u8 = 128;
+}
+
+/// The writer, behind the texts: where its numbers end and the unit's name begins.
+mod tail {
+    pub(super) const PID: usize = 4;
+    pub(super) const UNIT: usize = 8;
 }
 
 /// The types of a value.
@@ -157,6 +178,7 @@ impl Record {
             (columns.username.is_some(), flag::USERNAME),
             (columns.timestamp.is_some(), flag::TIMESTAMP),
             (columns.status_int.is_some(), flag::STATUS_INT),
+            (columns.writer.is_some(), flag::WRITER),
         ] {
             flags |= if present { flag } else { 0 };
         }
@@ -183,6 +205,11 @@ impl Record {
         bytes.extend_from_slice(&head);
         for text in [key, name, item, columns.data, status, username, value_text] {
             bytes.extend_from_slice(text.as_bytes());
+        }
+        if let Some(writer) = &columns.writer {
+            bytes.extend_from_slice(&writer.uid.to_le_bytes());
+            bytes.extend_from_slice(&writer.pid.unwrap_or(0).to_le_bytes());
+            bytes.extend_from_slice(writer.unit.unwrap_or("").as_bytes());
         }
         Self(Arc::from(&bytes[..]))
     }
@@ -301,6 +328,7 @@ impl Record {
             updated_at: self.instant(head::UPDATED_AT),
             seq: self.seq(),
             deleted: self.is_deleted(),
+            writer: self.has(flag::WRITER).then(|| writer(&self.0[value..])),
         }
     }
 
@@ -354,6 +382,16 @@ fn le(bytes: &[u8]) -> u64 {
     u64::from_le_bytes(padded)
 }
 
+/// The writer in a record's tail. No process has the number 0, and no unit an empty name.
+fn writer(tail: &[u8]) -> Writer<'_> {
+    let unit = text(&tail[tail::UNIT..]);
+    Writer {
+        uid: le(&tail[..tail::PID]) as u32,
+        pid: Some(le(&tail[tail::PID..tail::UNIT]) as u32).filter(|pid| *pid != 0),
+        unit: Some(unit).filter(|unit| !unit.is_empty()),
+    }
+}
+
 /// A text of a record; it was copied from one, so it is one.
 fn text(bytes: &[u8]) -> &str {
     debug_assert!(std::str::from_utf8(bytes).is_ok());
@@ -389,6 +427,7 @@ mod tests {
             updated_at,
             seq: 9,
             deleted: false,
+            writer: None,
         };
         assert_eq!(Record::new(&dated).columns(), dated);
         for value in [
@@ -407,6 +446,38 @@ mod tests {
                 ..dated.clone()
             };
             assert_eq!(Record::new(&collection).columns(), collection);
+        }
+    }
+
+    #[test]
+    fn a_writer_comes_back_and_costs_nothing_where_there_is_none() {
+        let without = Columns {
+            key: "k",
+            names: Names::Collection { collection_name: "c", item_name: "i" },
+            data: "{}",
+            value: Some(Value::String("v".into())),
+            timestamp: None,
+            status: None,
+            status_int: None,
+            username: Some("u"),
+            updated_at: Timestamp::EPOCH,
+            seq: 1,
+            deleted: false,
+            writer: None,
+        };
+        let bytes = |columns: &Columns<'_>| Record::new(columns).0.len();
+        assert_eq!(bytes(&without), head::BYTES + "kci{}uv".len());
+        for (uid, pid, unit) in [
+            (0, None, None),
+            (u32::MAX, Some(1), None),
+            (1000, None, Some("session-3.scope")),
+            (1, Some(4_194_304), Some("nightly@é.service")),
+        ] {
+            let with = Columns { writer: Some(Writer { uid, pid, unit }), ..without.clone() };
+            assert_eq!(Record::new(&with).columns(), with);
+            assert_eq!(bytes(&with), bytes(&without) + tail::UNIT + unit.map_or(0, str::len));
+            let deletion = Columns { data: "", deleted: true, ..with };
+            assert_eq!(Record::new(&deletion).columns(), deletion);
         }
     }
 

@@ -7,7 +7,7 @@ use fastpersist_protocol::request::{Address, Delete, Imported, Store};
 use fastpersist_protocol::time::Timestamp;
 use fastpersist_protocol::{MAX_NAME_BYTES, json};
 
-use super::record::{Columns, Names, Record};
+use super::record::{Columns, Names, Record, Writer};
 use super::schema::{Model, Schema};
 
 /// What a request breaks.
@@ -33,6 +33,22 @@ pub enum RuleError {
         /// The value, as it was sent.
         value: String,
     },
+}
+
+/// What a request does not say itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Taken<'a> {
+    /// When the daemon took it.
+    pub at: Timestamp,
+    /// From whom.
+    pub from: Writer<'a>,
+}
+
+impl<'a> Taken<'a> {
+    /// The writer, where the storage keeps that.
+    fn writer(&self, schema: &Schema) -> Option<Writer<'a>> {
+        schema.record_writer.then_some(self.from)
+    }
 }
 
 const DATED_NAMES: &str = "its records have date, key and process_name";
@@ -68,30 +84,37 @@ pub fn wrong_field(model: Model, field: &'static str) -> RuleError {
 pub fn record_of_store(
     schema: &Schema,
     store: &Store<'_>,
-    now: Timestamp,
+    taken: Taken<'_>,
     warnings: &mut Vec<String>,
     scratch: &mut Vec<u8>,
 ) -> Result<Record, RuleError> {
-    let own = Own { updated_at: now, timestamp: Some(now), status: None, status_int: None };
+    let own = Own {
+        updated_at: taken.at,
+        timestamp: Some(taken.at),
+        status: None,
+        status_int: None,
+        writer: taken.writer(schema),
+    };
     build(schema, store, &own, warnings, scratch)
 }
 
-/// A record of an import. Nothing is made up for it: without a timestamp it has none.
+/// A record of an import. Nothing is made up for it: without a timestamp it has none. Its writer is who imports.
 ///
 /// # Errors
 /// See [`RuleError`].
 pub fn record_of_import(
     schema: &Schema,
     imported: &Imported<'_>,
-    now: Timestamp,
+    taken: Taken<'_>,
     warnings: &mut Vec<String>,
     scratch: &mut Vec<u8>,
 ) -> Result<Record, RuleError> {
     let own = Own {
-        updated_at: imported.updated_at.unwrap_or(now),
+        updated_at: imported.updated_at.unwrap_or(taken.at),
         timestamp: None,
         status: imported.status.as_deref(),
         status_int: imported.status_int,
+        writer: taken.writer(schema),
     };
     build(schema, &imported.store, &own, warnings, scratch)
 }
@@ -105,6 +128,7 @@ struct Own<'a> {
     status: Option<&'a str>,
     /// Instead of the document's.
     status_int: Option<i32>,
+    writer: Option<Writer<'a>>,
 }
 
 fn build(
@@ -165,6 +189,7 @@ fn build(
         updated_at: own.updated_at,
         seq: 0,
         deleted: false,
+        writer: own.writer,
     };
     Ok(Record::build(&columns, scratch))
 }
@@ -173,20 +198,21 @@ fn build(
 ///
 /// # Errors
 /// See [`RuleError`].
-pub fn record_of_delete(schema: &Schema, delete: &Delete<'_>, now: Timestamp) -> Result<Record, RuleError> {
+pub fn record_of_delete(schema: &Schema, delete: &Delete<'_>, taken: Taken<'_>) -> Result<Record, RuleError> {
     check_names(schema.model, &delete.address)?;
     Ok(Record::new(&Columns {
         key: &delete.address.key,
         names: names(schema.model, &delete.address, delete.address.process_name.as_deref()),
         data: "",
         value: None,
-        timestamp: Some(now),
+        timestamp: Some(taken.at),
         status: None,
         status_int: None,
         username: None,
-        updated_at: now,
+        updated_at: taken.at,
         seq: 0,
         deleted: true,
+        writer: taken.writer(schema),
     }))
 }
 
@@ -241,10 +267,11 @@ mod tests {
     fn store(model: Model, line: &str) -> (Result<Record, RuleError>, Vec<String>) {
         let request = parse(line.as_bytes(), ParseLimits::default()).request.expect("a request");
         let Op::Store(placed) = request.op else { panic!("a store") };
-        let schema = Schema { model, extra: Vec::new() };
-        let now = Timestamp::from_micros(5).expect("in range");
+        let schema = Schema { model, extra: Vec::new(), record_writer: false };
+        let at = Timestamp::from_micros(5).expect("in range");
+        let taken = Taken { at, from: Writer { uid: 1, pid: None, unit: None } };
         let mut warnings = Vec::new();
-        let record = record_of_store(&schema, &placed.write, now, &mut warnings, &mut Vec::new());
+        let record = record_of_store(&schema, &placed.write, taken, &mut warnings, &mut Vec::new());
         (record, warnings)
     }
 

@@ -1,4 +1,4 @@
-//! What the records of a storage look like: its model and its `extra_schema` columns.
+//! What the records of a storage look like: its model, its `extra_schema` columns, and whether their writers are kept.
 //!
 //! Invariant: an extra value that [`ExtraColumn::read`] lets through fits its DuckDB column exactly, so
 //! no accepted write can make a later flush fail.
@@ -207,6 +207,9 @@ fn read_date(text: &str) -> Option<Date> {
     Date::parse(text).or_else(|| Timestamp::parse(text).map(Timestamp::date))
 }
 
+/// The columns that say where a record came from, behind all others.
+pub const WRITER_COLUMNS: [&str; 2] = ["writer_uid", "writer_unit"];
+
 /// What the records of one storage look like.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schema {
@@ -214,6 +217,8 @@ pub struct Schema {
     pub model: Model,
     /// The extra columns, in the order of the configuration.
     pub extra: Vec<ExtraColumn>,
+    /// Whether it is kept where each record came from.
+    pub record_writer: bool,
 }
 
 impl Schema {
@@ -264,7 +269,7 @@ mod tests {
                 type_name: (*kind).to_owned(),
             })
             .collect();
-        Schema { model: Model::Dated, extra }
+        Schema { model: Model::Dated, extra, record_writer: false }
     }
 
     #[test]

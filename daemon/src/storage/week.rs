@@ -14,6 +14,7 @@ use fastpersist_protocol::time::{Date, Timestamp};
 
 use super::Storage;
 use super::partition::Shared;
+use super::record::Writer;
 use super::rules;
 use crate::clock::Clock;
 use crate::clock::simulated::SimulatedClock;
@@ -124,8 +125,9 @@ impl Week {
         let Op::Store(placed) = &request.op else { panic!("it is a store") };
         let (mut warnings, mut scratch) = (Vec::new(), Vec::new());
         let schema = &storage.config().schema;
-        let now = self.clock.now();
-        let record = rules::record_of_store(schema, &placed.write, now, &mut warnings, &mut scratch);
+        let from = Writer { uid: 0, pid: None, unit: None };
+        let taken = rules::Taken { at: self.clock.now(), from };
+        let record = rules::record_of_store(schema, &placed.write, taken, &mut warnings, &mut scratch);
         let mut submission = Submission { sync: true, ..Submission::default() };
         submission.push(record.expect("it fits"), None);
         submission.end_unit(0, false);

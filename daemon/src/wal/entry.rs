@@ -13,22 +13,26 @@
 //! 8, 9 …. What `fastpersist repair` had to leave out is a line of its own, a [`Gap`]. `durable_seq` is the watermark when the line was written: it is what later tells a torn
 //! write from damage (see [`super::scan`]). `crc` is the CRC-32 (IEEE) of every byte before `,"crc"`.
 //!
+//! With `record_writer` there is `"writer_uid":1000,"writer_pid":4711,"writer_unit":"nightly.service"` behind
+//! `updated_at`, in a batch on each operation; the latter two are left out where they are not known.
 //! A write by a producer has `"producer":"…","producer_seq":9` before `"seq"`; of a batch they stand on the batch.
 //!
 //! Connections encode the part before `"seq"`, which is most of the work; the committer only adds the
 //! place and the checksum.
 
+mod fields;
+
 use std::sync::Arc;
 
 use crc32fast::Hasher;
-use fastpersist_protocol::json::{self, Kind, Raw, Scanner};
+use fastpersist_protocol::json::{self, Raw, Scanner};
 use fastpersist_protocol::time::Timestamp;
-use fastpersist_protocol::value::Value;
 
 use super::commit::Producer;
 use crate::storage::producers::Mark;
-use crate::storage::record::{Columns, Names, Record};
+use crate::storage::record::{Columns, Names, Record, Writer};
 use crate::storage::schema::Model;
+use fields::LineFields;
 
 /// `,"crc":"` and eight digits and `"}`.
 const CRC_SUFFIX_BYTES: usize = 18;
@@ -58,6 +62,21 @@ pub fn encode_body(columns: &Columns<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"updated_at\":\"");
     columns.updated_at.write(out);
     out.push(b'"');
+    if let Some(writer) = &columns.writer {
+        encode_writer(writer, out);
+    }
+}
+
+fn encode_writer(writer: &Writer<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"writer_uid\":");
+    json::write_u64(out, u64::from(writer.uid));
+    if let Some(pid) = writer.pid {
+        out.extend_from_slice(b",\"writer_pid\":");
+        json::write_u64(out, u64::from(pid));
+    }
+    if let Some(unit) = writer.unit {
+        text_field(out, b",\"writer_unit\":", unit);
+    }
 }
 
 /// Appends who writes: the last of a write's own fields.
@@ -324,139 +343,4 @@ fn number(name: &str, raw: Option<Raw<'_>>) -> Result<u64, EntryError> {
 
 fn meaning(what: &str) -> EntryError {
     EntryError::Meaning(what.to_owned())
-}
-
-/// The fields of one write in a line.
-#[derive(Debug, Default)]
-struct LineFields<'a> {
-    op: Option<Raw<'a>>,
-    key: Option<Raw<'a>>,
-    process_name: Option<Raw<'a>>,
-    collection_name: Option<Raw<'a>>,
-    item_name: Option<Raw<'a>>,
-    data: Option<Raw<'a>>,
-    value: Option<Raw<'a>>,
-    timestamp: Option<Raw<'a>>,
-    status: Option<Raw<'a>>,
-    status_int: Option<Raw<'a>>,
-    username: Option<Raw<'a>>,
-    updated_at: Option<Raw<'a>>,
-    seq: Option<Raw<'a>>,
-    durable_seq: Option<Raw<'a>>,
-    producer: Option<Raw<'a>>,
-    producer_seq: Option<Raw<'a>>,
-    unknown: Option<String>,
-}
-
-impl<'a> LineFields<'a> {
-    fn set(&mut self, name: &str, value: Raw<'a>) {
-        let slot = match name {
-            "op" => &mut self.op,
-            "key" => &mut self.key,
-            "process_name" => &mut self.process_name,
-            "collection_name" => &mut self.collection_name,
-            "item_name" => &mut self.item_name,
-            "data" => &mut self.data,
-            "value" => &mut self.value,
-            "timestamp" => &mut self.timestamp,
-            "status" => &mut self.status,
-            "status_int" => &mut self.status_int,
-            "username" => &mut self.username,
-            "updated_at" => &mut self.updated_at,
-            "seq" => &mut self.seq,
-            "durable_seq" => &mut self.durable_seq,
-            "producer" => &mut self.producer,
-            "producer_seq" => &mut self.producer_seq,
-            "crc" => return,
-            other => {
-                self.unknown = Some(other.to_owned());
-                return;
-            }
-        };
-        *slot = Some(value);
-    }
-
-    /// Who wrote the line.
-    fn take_producer(&mut self) -> Result<Option<Producer>, EntryError> {
-        match (self.producer.take(), self.producer_seq.take()) {
-            (None, None) => Ok(None),
-            (Some(name), Some(seq)) => match (name.as_str(), seq.as_u64()) {
-                (Some(name), Some(seq)) => Ok(Some(Producer { name: name.into(), seq })),
-                _ => Err(meaning("producer is no name, or producer_seq no number")),
-            },
-            _ => Err(meaning("producer and producer_seq do not stand together")),
-        }
-    }
-
-    fn record(&self, seq: u64, model: Model) -> Result<Record, EntryError> {
-        if self.producer.is_some() || self.producer_seq.is_some() {
-            return Err(meaning("a producer stands on one operation of a batch"));
-        }
-        // Passing over a field that is not understood would change the meaning of the write.
-        if let Some(name) = &self.unknown {
-            return Err(meaning(&format!("the field {name:?} is unknown")));
-        }
-        let text = |raw: Option<Raw<'a>>| raw.and_then(|raw| raw.as_str());
-        let deleted = match text(self.op).as_deref() {
-            Some("store") => false,
-            Some("delete") => true,
-            _ => return Err(meaning("op is neither store nor delete")),
-        };
-        let key = text(self.key).ok_or_else(|| meaning("key is missing"))?;
-        let updated_at = text(self.updated_at).and_then(|text| Timestamp::parse(&text));
-        let updated_at = updated_at.ok_or_else(|| meaning("updated_at is missing"))?;
-        let process_name = text(self.process_name);
-        let collection_name = text(self.collection_name);
-        let item_name = text(self.item_name);
-        let names = match (model, &collection_name, &item_name) {
-            (Model::Dated, None, None) => Names::Dated { process_name: process_name.as_deref() },
-            (Model::Collection, Some(collection_name), Some(item_name)) => {
-                Names::Collection { collection_name, item_name }
-            }
-            _ => return Err(meaning(&format!("its names are not those of a {model} storage"))),
-        };
-        let data = match self.data {
-            Some(raw) if raw.kind == Kind::Object && !deleted => raw.text,
-            None if deleted => "",
-            _ => return Err(meaning("data is no object")),
-        };
-        let status = text(self.status);
-        let username = text(self.username);
-        Ok(Record::new(&Columns {
-            key: &key,
-            names,
-            data,
-            value: self.typed_value()?,
-            timestamp: self.own_timestamp(updated_at)?,
-            status: status.as_deref(),
-            status_int: self.status_int.and_then(|raw| raw.as_i64()).and_then(|n| i32::try_from(n).ok()),
-            username: username.as_deref(),
-            updated_at,
-            seq,
-            deleted,
-        }))
-    }
-
-    fn typed_value(&self) -> Result<Option<Value<'a>>, EntryError> {
-        let Some(raw) = self.value else { return Ok(None) };
-        let value = match raw.kind {
-            Kind::String { .. } => raw.as_str().map(Value::String),
-            Kind::Bool => raw.as_bool().map(Value::Bool),
-            Kind::Number { integer: true } => raw.as_i64().map(Value::Int),
-            Kind::Number { integer: false } => raw.as_f64().map(Value::Float),
-            _ => None,
-        };
-        value.map(Some).ok_or_else(|| meaning("value is no number, string or boolean"))
-    }
-
-    fn own_timestamp(&self, updated_at: Timestamp) -> Result<Option<Timestamp>, EntryError> {
-        match self.timestamp {
-            None => Ok(Some(updated_at)),
-            Some(raw) if raw.is_null() => Ok(None),
-            Some(raw) => {
-                let parsed = raw.as_str().and_then(|text| Timestamp::parse(&text));
-                parsed.map(Some).ok_or_else(|| meaning("timestamp cannot be read"))
-            }
-        }
-    }
 }

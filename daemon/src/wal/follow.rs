@@ -180,6 +180,7 @@ mod tests {
             updated_at: Timestamp::EPOCH,
             seq: 0,
             deleted: false,
+            writer: None,
         };
         entry::encode_body(&columns, &mut body);
         body

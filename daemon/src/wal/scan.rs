@@ -180,6 +180,7 @@ mod tests {
             updated_at: Timestamp::from_micros(0).expect("in range"),
             seq,
             deleted: false,
+            writer: None,
         };
         let mut body = Vec::new();
         entry::encode_body(&columns, &mut body);

@@ -305,7 +305,7 @@ fn the_engine_itself_is_shut() {
 #[test]
 fn dates_that_the_sql_rules_out_are_not_read() {
     let (dir, engine) = engine();
-    let schema = Arc::new(Schema { model: Model::Dated, extra: Vec::new() });
+    let schema = Arc::new(Schema { model: Model::Dated, extra: Vec::new(), record_writer: false });
     let dates = ["2025-01-15", "2025-01-16", "2025-01-17"].map(|date| Date::parse(date).expect("a date"));
     let conn = engine.connect().expect("a connection");
     let stores = dates.map(|date| {

@@ -76,6 +76,8 @@ pub(super) fn decode(table: &Table, chunk: &StructArray) -> Result<Vec<Record>, 
             updated_at: instant(updated_at).ok_or_else(|| wrong(table, "updated_at"))?,
             seq: seq.value(row),
             deleted: is_deleted,
+            // No read tells it, and what DuckDB has is not written to it again.
+            writer: None,
         }));
     }
     Ok(records)

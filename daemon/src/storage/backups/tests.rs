@@ -119,6 +119,7 @@ fn record(seq: u64, is_dated: bool) -> Record {
         updated_at: Timestamp::from_micros(seq as i64).expect("in range"),
         seq,
         deleted: false,
+        writer: None,
     })
 }
 

@@ -68,6 +68,7 @@ mod tests {
             updated_at: fastpersist_protocol::time::Timestamp::from_micros(0).expect("in range"),
             seq,
             deleted: false,
+            writer: None,
         })
     }
 

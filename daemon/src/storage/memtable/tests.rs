@@ -16,6 +16,7 @@ fn record(seq: u64, key: &str, process: Option<&str>, deleted: bool) -> Record {
         updated_at: Timestamp::from_micros(0).expect("in range"),
         seq,
         deleted,
+        writer: None,
     })
 }
 
