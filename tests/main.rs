@@ -42,6 +42,7 @@ mod access;
 mod limits;
 mod locks;
 mod slow_clients;
+mod writer;
 
 // From memory to the disk, and what others read there.
 mod backup;

@@ -9,7 +9,7 @@ use crate::harness::{Config, Site, bare_command, run_to_exit};
 const DEFAULTS: &str = "daemon/src/config/check.rs";
 const CODES: &str = "protocol/src/error.rs";
 
-/// The default that the source has for a key: the next argument behind `raw.KEY`, or the next text.
+/// The default that the source has for a key: the next argument behind `raw.KEY`, or the next text, or whether it is on.
 pub(super) fn default_of(key: &str) -> String {
     let source = read(DEFAULTS);
     let source = source.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -17,6 +17,10 @@ pub(super) fn default_of(key: &str) -> String {
     let mut ends = source.match_indices(&field).map(|(at, _)| &source[at + field.len()..]);
     let rest = ends.find(|rest| rest.starts_with([',', '.', ')']));
     let rest = rest.unwrap_or_else(|| panic!("{DEFAULTS} does not read {key}"));
+    let flag = rest.strip_prefix(".unwrap_or(").and_then(|rest| rest.split(')').next());
+    if let Some(flag @ ("true" | "false")) = flag {
+        return flag.to_owned();
+    }
     let argument = rest.strip_prefix(", ").and_then(|rest| rest.split(',').next());
     match argument.and_then(number) {
         Some(number) => number.to_string(),

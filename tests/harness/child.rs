@@ -152,6 +152,10 @@ impl Stranger {
         Self { child, orders, answers }
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The answer to one request; `None` where the daemon has closed the connection without one.
     pub(crate) fn ask(&mut self, line: &Value) -> Option<Value> {
         writeln!(self.orders, "{line}").expect("write to the client");

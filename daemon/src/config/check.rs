@@ -276,7 +276,7 @@ impl Checker {
             self.time_of_day(&format!("{prefix}.{key}"), value.as_deref())
         };
         Ok(StorageConfig {
-            schema: self.schema(&prefix, model, raw.extra_schema, raw.record_writer)?,
+            schema: self.schema(&prefix, model, raw.extra_schema, raw.record_writer.unwrap_or(false))?,
             db_path: self.db_path(&prefix, raw.db_path)?,
             max_wal_size: number("max_wal_size", raw.max_wal_size, 10_485_760, 1)? as u64,
             max_wal_age: seconds(number("max_wal_age_seconds", raw.max_wal_age_seconds, 300, 1)?),
@@ -341,15 +341,8 @@ impl Checker {
         }
     }
 
-    fn schema(
-        &self,
-        prefix: &str,
-        model: Model,
-        extra: toml::Table,
-        record_writer: Option<bool>,
-    ) -> Checked<Schema> {
+    fn schema(&self, prefix: &str, model: Model, extra: toml::Table, record_writer: bool) -> Checked<Schema> {
         let extra = self.extra_schema(prefix, model, extra)?;
-        let record_writer = record_writer.unwrap_or(false);
         let is_writer = |name: &str| WRITER_COLUMNS.iter().any(|column| column.eq_ignore_ascii_case(name));
         match extra.iter().find(|column| record_writer && is_writer(&column.name)) {
             Some(ExtraColumn { name, .. }) => self.fail(format!(
