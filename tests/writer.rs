@@ -68,8 +68,9 @@ fn writers(conn: &mut Conn, table: &str) -> Value {
 fn own_unit() -> Value {
     let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let path = cgroups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
-    let is_unit = |name: &&str| name.len() > 8 && (name.ends_with(".service") || name.ends_with(".scope"));
-    path.split('/').filter(is_unit).next_back().map_or(Value::Null, Value::from)
+    let is_unit =
+        |name: &&str| matches!(name.rsplit_once('.'), Some((stem, "service" | "scope")) if !stem.is_empty());
+    path.split('/').rfind(is_unit).map_or(Value::Null, Value::from)
 }
 
 /// `a` by us, `b` by another user, `c` in a batch that deletes `a` again, `d` by a third.
