@@ -168,8 +168,7 @@ fn rebuilt(site: &Site, file: &str, fault: Fault, what: &str) {
     conn.ok(json!({"op": "flush"}));
     health(&mut conn, true, &[]);
     daemon.kill();
-    let mut conn = site.start().connect();
-    is_known(&mut conn, storage_of(file), "p", 6, what);
+    is_known(&mut site.start().connect(), storage_of(file), "p", 6, what);
 }
 
 /// Leaves of the log what is behind a place, as a segment that begins there would.
