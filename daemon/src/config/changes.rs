@@ -29,7 +29,8 @@ impl Config {
             "max_output_bytes" => max_output_bytes, "output_stall_timeout_ms" => output_stall_timeout,
             "max_batch_ops" => max_batch_ops, "max_query_rows" => max_query_rows,
             "query_timeout_ms" => query_timeout, "max_locks" => max_locks,
-            "max_subscriptions" => max_subscriptions, "max_open_dates" => max_open_dates,
+            "max_subscriptions" => max_subscriptions,
+            "max_subscriptions_per_uid" => max_subscriptions_per_uid, "max_open_dates" => max_open_dates,
             "busy_wait_ms" => busy_wait, "duckdb_memory_bytes" => duckdb_memory_bytes,
             "duckdb_threads" => duckdb_threads);
         for old in &self.storages {

@@ -203,6 +203,12 @@ impl Checker {
             query_timeout: millis("query_timeout_ms", raw.query_timeout_ms, 30_000, 1)?,
             max_locks: size("max_locks", raw.max_locks, 1024, 0)?,
             max_subscriptions: size("max_subscriptions", raw.max_subscriptions, 256, 0)?,
+            max_subscriptions_per_uid: size(
+                "max_subscriptions_per_uid",
+                raw.max_subscriptions_per_uid,
+                64,
+                0,
+            )?,
             max_open_dates: size("max_open_dates", raw.max_open_dates, 64, 1)?,
             busy_wait: millis("busy_wait_ms", raw.busy_wait_ms, 10_000, 0)?,
             duckdb_memory_bytes: size("duckdb_memory_bytes", raw.duckdb_memory_bytes, 256 << 20, 64 << 20)?
