@@ -149,9 +149,9 @@ fn a_million_writes_reach_subscribers_once_each_while_they_and_the_daemon_restar
                 (written.load(Ordering::Relaxed) >= at).then_some(())
             });
             if n == RESTARTS {
-                daemon.stop()
+                daemon.stop();
             } else {
-                daemon.kill()
+                daemon.kill();
             }
             daemon = site.start();
         }

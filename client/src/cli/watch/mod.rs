@@ -199,7 +199,7 @@ async fn output_closed() {
         }
     }
     // A file always has a reader.
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// A name as it stands on one line, and does nothing to a terminal.

@@ -101,11 +101,11 @@ impl Partition {
     fn kept_changes(&self, from: u64, through: u64, cursor: &mut Cursor) -> Result<Kept, ChangesError> {
         let in_log = match self.changes_in_log(from, through, cursor)? {
             Kept::Behind(seq) => seq,
-            records => return Ok(records),
+            records @ Kept::Records(_) => return Ok(records),
         };
         Ok(match self.changes_in_history(from, through, cursor)? {
             Kept::Behind(seq) => Kept::Behind(seq.min(in_log)),
-            records => records,
+            records @ Kept::Records(_) => records,
         })
     }
 
