@@ -83,6 +83,36 @@ fn every_write_is_told_newest_first_and_a_deletion_shows() {
 }
 
 #[test]
+fn a_follower_is_told_the_same_as_the_history() {
+    let (_site, daemon, mut conn) = start(QUIET);
+    let mut follower = daemon.connect();
+    follower.ok(json!({"op": "subscribe", "id": 1, "storage": "settings"}));
+    conn.ok(store("i", 7));
+    conn.ok(delete("i"));
+    let stored = follower.answer();
+    let mut deleted = follower.answer();
+    for flushed in [false, true] {
+        if flushed {
+            conn.ok(json!({"op": "flush"}));
+        }
+        let (records, _) = page(&mut conn, "i", &json!({}));
+        assert_eq!(records[1], stored["record"], "flushed: {flushed}");
+        for (name, value) in
+            records[0].as_object().expect("fields").iter().filter(|(name, _)| *name != "deleted")
+        {
+            assert_eq!(&deleted[name], value, "{name}, flushed: {flushed}");
+        }
+        assert_eq!(records[0]["deleted"], true);
+    }
+    // And nothing more than that.
+    let fields = deleted.as_object_mut().expect("fields");
+    for name in ["id", "event", "key", "collection_name", "item_name", "updated_at", "seq"] {
+        assert!(fields.remove(name).is_some(), "{name}");
+    }
+    assert!(fields.is_empty(), "{fields:?}");
+}
+
+#[test]
 fn memory_and_duckdb_are_one() {
     let (site, daemon, mut conn) = start(QUIET);
     for value in 1..=10 {

@@ -277,6 +277,22 @@ fn what_is_no_lock_is_refused() {
 }
 
 #[test]
+fn who_waits_keeps_no_date_open() {
+    let config = Config::new().limits("max_open_dates = 1\nbusy_wait_ms = 200").dated("jobs", "");
+    let site = Site::new(&config);
+    let daemon = site.start();
+    let mut conn = daemon.connect();
+    conn.ok(lock("a"));
+    let store = |date: &str| json!({"op": "store", "date": date, "key": "k", "data": {}});
+    let mut waiting = daemon.connect();
+    // In one piece, so that it is one pass over the lines.
+    waiting.send_all([store("2025-01-01"), lock_waiting("a", PATIENCE * 10)]);
+    assert_eq!(waiting.answer()["ok"], true, "the answer to what was before the lock");
+    wait_for_waiters(&mut conn, 1);
+    conn.ok(store("2025-01-02"));
+}
+
+#[test]
 fn the_number_of_locks_is_bounded() {
     let site = Site::new(&Config::both().limits("max_locks = 3"));
     let daemon = site.start();

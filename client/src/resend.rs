@@ -46,11 +46,11 @@ pub(crate) struct Numbers {
 }
 
 impl Numbers {
-    /// Under a name that no other client has.
+    /// Under a name that no other client has, and that the daemon may forget soon: so it begins with `~`.
     pub(crate) fn new() -> Self {
         // The keys of a hasher come from the system's source of randomness.
         let random = || RandomState::new().build_hasher().finish();
-        let producer = format!("client-{}-{:016x}{:016x}", std::process::id(), random(), random());
+        let producer = format!("~{}-{:016x}{:016x}", std::process::id(), random(), random());
         Self { producer, last: AtomicU64::new(0) }
     }
 
@@ -115,7 +115,7 @@ mod tests {
             let object: serde_json::Value = serde_json::from_slice(&line).unwrap();
             assert_eq!(object["producer_seq"], expected);
             assert_eq!((&object["op"], &object["data"]), (&"store".into(), &serde_json::json!({})));
-            assert!(object["producer"].as_str().unwrap().starts_with("client-"));
+            assert!(object["producer"].as_str().unwrap().starts_with('~'));
             assert!(line.ends_with(b"}\n"));
         }
         assert_ne!(numbers.producer, Numbers::new().producer);

@@ -6,6 +6,7 @@
 mod latency;
 mod requests;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -126,6 +127,8 @@ pub struct DaemonStats {
     pub requests: RequestCounts,
     /// Subscriptions now.
     pub subscriptions: AtomicUsize,
+    /// Of each user that has any; `subscriptions` changes only while this is locked.
+    pub subscriptions_by_uid: Mutex<HashMap<u32, usize>>,
     /// Subscriptions since the start.
     pub subscriptions_total: AtomicU64,
 }
@@ -139,6 +142,7 @@ impl Default for DaemonStats {
             connections_total: AtomicU64::new(0),
             requests: RequestCounts::default(),
             subscriptions: AtomicUsize::new(0),
+            subscriptions_by_uid: Mutex::default(),
             subscriptions_total: AtomicU64::new(0),
         }
     }

@@ -69,6 +69,7 @@ fn metrics_say_what_stats_say() {
             ("fastpersist_committed_records_total", "records"),
             ("fastpersist_flushes_total", "flushes"),
             ("fastpersist_flushed_records_total", "flushed_rows"),
+            ("fastpersist_producers", "producers"),
         ] {
             assert_eq!(Some(of(metric)), figures[figure].as_f64(), "{metric} of {storage}");
         }
@@ -93,6 +94,35 @@ fn metrics_say_what_stats_say() {
     let resident = page.value("process_resident_memory_bytes", &[]);
     let really = daemon.resident_bytes() as f64;
     assert!(resident > really / 2.0 && resident < really * 2.0, "{resident} where /proc says {really}");
+}
+
+#[test]
+fn what_clients_hold_stands_beside_its_limit() {
+    let limits = "max_subscriptions = 5\nmax_locks = 6\nmax_producers = 7";
+    let site = Site::new(&config().limits(limits));
+    let daemon = site.start();
+    let mut conn = daemon.connect();
+    conn.ok(json!({"op": "lock", "name": "a"}));
+    conn.ok(json!({"op": "lock", "name": "b"}));
+    conn.ok(json!({"op": "subscribe", "id": 1, "storage": "settings", "prefix": "none"}));
+    for producer in ["p", "q", "r"] {
+        conn.ok(json!({"op": "store", "storage": "settings", "key": "k", "data": {}, "producer": producer, "producer_seq": 1}));
+    }
+    let page = Page::read(&open_metrics(&mut conn));
+    let stats = conn.ok(json!({"op": "stats"}));
+    let of_daemon = |name: &str| stats["daemon"][name].as_f64();
+    for (name, count, max) in [("subscriptions", 1.0, 5.0), ("locks", 2.0, 6.0), ("connections", 1.0, 256.0)]
+    {
+        for (name, expected) in [(name.to_owned(), count), (format!("max_{name}"), max)] {
+            assert_eq!(page.value(&format!("fastpersist_{name}"), &[]), expected, "{name}");
+            assert_eq!(of_daemon(&name), Some(expected), "{name}");
+        }
+    }
+    assert_eq!(page.value("fastpersist_lock_waiters", &[]), 0.0);
+    assert_eq!(page.value("fastpersist_producers", &[("storage", "settings")]), 3.0);
+    assert_eq!(page.value("fastpersist_max_producers", &[]), 7.0);
+    let settings = &stats["storages"]["settings"];
+    assert_eq!((&settings["producers"], &settings["max_producers"]), (&json!(3), &json!(7)));
 }
 
 #[test]

@@ -122,6 +122,50 @@ fn there_are_only_so_many_and_those_that_end_make_room() {
 }
 
 #[test]
+fn one_user_may_have_a_share_of_them() {
+    let limits = "max_subscriptions = 4\nmax_subscriptions_per_uid = 3";
+    let site = Site::new(&Config::new().dated("jobs", "").limits(limits));
+    let daemon = site.start();
+    let mut conns = [daemon.connect(), daemon.connect()];
+    (0..3).for_each(|id| drop(conns[id % 2].ok(subscribe(id, json!({})))));
+    for conn in &mut conns {
+        let error = conn.refused(subscribe(9, json!({})), "busy");
+        assert!(error["message"].as_str().unwrap().contains("max_subscriptions_per_uid"), "{error}");
+    }
+    conns[1].ok(json!({"op": "unsubscribe", "subscription": 1}));
+    conns[0].ok(subscribe(9, json!({})));
+    drop(conns);
+    wait_for_subscriptions(&daemon, 0);
+    let mut conn = daemon.connect();
+    (0..3).for_each(|id| drop(conn.ok(subscribe(id, json!({})))));
+}
+
+/// The most memory that the daemon ever had.
+fn peak_bytes(daemon: &Daemon) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).expect("its status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
+    line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") << 10
+}
+
+#[test]
+fn subscribing_between_large_answers_does_not_lift_their_bound() {
+    let (_site, daemon) = start("dated", "");
+    let mut conn = daemon.connect();
+    conn.ok(json!({"op": "store", "key": "k", "data": {"pad": "x".repeat(900_000)}}));
+    let before = peak_bytes(&daemon);
+    let rounds = 300;
+    conn.send_all((0..rounds).flat_map(|_| {
+        let read = json!({"op": "get_key", "key": "k"});
+        [read, subscribe(9, json!({})), json!({"op": "unsubscribe", "subscription": 9})]
+    }));
+    for _ in 0..rounds * 3 {
+        assert!(conn.text().contains("\"ok\":true"));
+    }
+    let grown = peak_bytes(&daemon) - before;
+    assert!(grown < 64 << 20, "answers of {rounds} times 900,000 bytes took {grown} bytes");
+}
+
+#[test]
 fn one_that_sends_no_more_is_told_on_until_it_is_gone() {
     let (_site, daemon) = start("dated", "");
     let mut subscriber = Subscriber::begin(&daemon, json!({}));

@@ -1,6 +1,7 @@
 //! Subscriptions: every change once, in order, from now or from any place on; whoever does not read slows down nobody.
 
 mod bounds;
+mod lost;
 mod seams;
 mod watch;
 

@@ -1,7 +1,9 @@
 //! Between history, log and what comes: no gap and no repetition, also across restarts of either side.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    io::{BufRead, BufReader},
+    process::{Child, ChildStdout, Stdio},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -22,14 +24,21 @@ pub(super) fn last_number(line: &str) -> Option<u64> {
     digits.parse().ok()
 }
 
-/// Follows from 1 to `last`, and begins anew after a random number of changes; answers how often.
+/// Follows from 1 to `last`, and begins anew after a random number of changes, or when the daemon is gone; answers how
+/// often.
 fn follow_with_restarts(socket: &str, last: u64, seed: &mut Random, longest: u64) -> u64 {
     let (mut next, mut restarts) = (1, 0);
     while next <= last {
-        let mut conn = Conn::connect(socket);
-        conn.ok(subscribe(9, json!({"from_seq": next})));
+        let begun = wait_for("a daemon", PATIENCE, || {
+            let mut conn = Conn::try_connect(socket).ok()?;
+            let answer = conn.try_ask(subscribe(9, json!({"from_seq": next})))?;
+            let ok = answer["ok"] == true;
+            assert!(ok || answer["error"]["retryable"] == true, "{answer}");
+            ok.then_some(conn)
+        });
+        let mut conn = begun;
         for _ in 0..seed.between(1, longest).min(last + 1 - next) {
-            let line = conn.text();
+            let Some(line) = conn.next() else { break };
             assert_eq!(last_number(&line), Some(next), "{line}");
             next += 1;
         }
@@ -62,28 +71,104 @@ fn wait_for_first_segment_to_go(site: &Site, storage: &str) {
     });
 }
 
+/// Writes in batches over two connections until record `last` is answered, whatever becomes of the daemon. A batch
+/// that was not answered is stored or not; either way the places stand one behind the other.
+fn write_through_kills(socket: &str, last: u64, size: u64, written: &AtomicU64) {
+    let line = batch(1, size).to_string();
+    let write = || {
+        let mut conn = None;
+        while written.load(Ordering::Relaxed) < last {
+            let mut open = conn
+                .take()
+                .unwrap_or_else(|| wait_for("a daemon", PATIENCE, || Conn::try_connect(socket).ok()));
+            let Some(answer) = open.try_ask(&line) else { continue };
+            let seq = answer["seqs"].as_array().and_then(|seqs| seqs.last()?.as_u64());
+            assert!(seq.is_some() || answer["error"]["retryable"] == true, "{answer}");
+            written.fetch_max(seq.unwrap_or(0), Ordering::Relaxed);
+            conn = Some(open);
+        }
+    };
+    thread::scope(|scope| drop([scope.spawn(write), scope.spawn(write)]));
+}
+
+/// A `fastpersist watch` from 1 to `last`, which connects again by itself; killed when it goes out of scope.
+struct Watching(Child);
+
+impl Watching {
+    fn start(site: &Site, last: u64) -> Self {
+        let mut command = super::watch::command(site, &["--from-seq", "1", "--limit", &last.to_string()]);
+        Self(command.stdout(Stdio::piped()).spawn().expect("start fastpersist watch"))
+    }
+
+    fn ended(&mut self) {
+        let status = wait_for("the end of the watch", PATIENCE, || self.0.try_wait().expect("wait"));
+        assert_eq!(status.code(), Some(0));
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        // Fails only for one that has ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Each line must be the next change; answers how many there were.
+fn check_lines(printed: ChildStdout) -> u64 {
+    let lines = BufReader::new(printed).lines().map(|line| line.expect("a line"));
+    lines.zip(1..).map(|(line, seq)| assert_eq!(last_number(&line), Some(seq), "{line}")).count() as u64
+}
+
+/// Two subscribers restart at random moments; a third, `watch`, connects again by itself. Meanwhile the daemon flushes, seals and deletes segments, and is killed or stopped, and started again.
 #[test]
-fn a_million_writes_reach_a_subscriber_that_restarts_at_random_moments_once_each() {
+fn a_million_writes_reach_subscribers_once_each_while_they_and_the_daemon_restart() {
     const WRITES: u64 = 1_000_000;
+    const RESTARTS: u64 = 6;
     let lines = "max_wal_size = 4194304\nwal_retain_days = 0\nbatch_size = 50000";
     let (site, daemon) = start("collection", lines);
-    let socket = site.socket();
-    thread::scope(|scope| {
+    let (site, socket, written) = (&site, site.socket(), AtomicU64::new(0));
+    let daemon = thread::scope(|scope| {
+        let mut watching = Watching::start(site, WRITES);
+        let printed = watching.0.stdout.take().expect("its output");
+        let watched = scope.spawn(move || check_lines(printed));
         let followers: Vec<_> = [400_000, 60_000]
             .map(|longest| {
                 let mut random = Random::new();
                 scope.spawn(move || follow_with_restarts(socket, WRITES, &mut random, longest))
             })
             .into();
-        write(socket, WRITES, 2000);
+        let written = &written;
+        let writer = scope.spawn(move || write_through_kills(socket, WRITES, 2000, written));
+        let mut random = Random::new();
+        let mut daemon = daemon;
+        for n in 1..=RESTARTS {
+            let at = WRITES * n / (RESTARTS + 1) + random.between(0, WRITES / 20);
+            wait_for("more writes", 2 * PATIENCE, || {
+                assert!(!writer.is_finished(), "the writers gave up");
+                (written.load(Ordering::Relaxed) >= at).then_some(())
+            });
+            if n == RESTARTS {
+                daemon.stop();
+            } else {
+                daemon.kill();
+            }
+            daemon = site.start();
+        }
         for follower in followers {
             assert!(follower.join().unwrap() > 1, "it restarted");
         }
+        assert_eq!(watched.join().unwrap(), WRITES);
+        watching.ended();
+        daemon
     });
+    daemon.connect().ok(json!({"op": "flush"}));
+    wait_for_first_segment_to_go(site, "settings");
     // Nothing comes behind the last one but what is written now.
     let mut late = Subscriber::begin(&daemon, json!({"from_seq": WRITES}));
+    let stored = late.answer["seq"].as_u64().unwrap();
     daemon.connect().ok(store("k"));
-    late.expect([WRITES, WRITES + 1]);
+    late.expect(WRITES..=stored + 1);
     daemon.stop();
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io::{BufRead, BufReader, Read},
     path::Path,
     process::{Child, Command, Output, Stdio},
 };
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use super::{start, store};
 use crate::harness::{Config, PATIENCE, Site, binary, wait_for};
 
-fn command(site: &Site, args: &[&str]) -> Command {
+pub(super) fn command(site: &Site, args: &[&str]) -> Command {
     let mut command = Command::new(binary("fastpersist"));
     command.arg("watch").args(args).env("FASTPERSIST_SOCKET", site.socket()).stdin(Stdio::null());
     command.current_dir(site.path(""));
@@ -150,6 +151,57 @@ fn a_command_finds_the_change_and_its_failure_ends_the_watch() {
     assert!(stderr(&output).contains("change 2"), "{}", stderr(&output));
     let state: Value = serde_json::from_slice(&fs::read(site.path("state")).unwrap()).unwrap();
     assert_eq!(state["last_seq"], 2);
+}
+
+#[test]
+fn a_command_that_ends_with_the_watch_leaves_its_change_to_the_next() {
+    let (site, daemon) = start("dated", "");
+    daemon.connect().ok(store("k"));
+    let script = "trap 'exit 1' INT; echo begun; while :; do sleep 0.05; done";
+    let args = ["--from-seq", "1", "--state", "state", "--keep-going", "--exec", script];
+    let mut command = command(&site, &args);
+    let printed = site.path("printed");
+    let child = std::os::unix::process::CommandExt::process_group(&mut command, 0)
+        .stdout(File::create(&printed).expect("a file"))
+        .spawn()
+        .expect("start fastpersist watch");
+    let mut running = Running { child, printed };
+    running.wait_for_lines(1);
+    // As a terminal does: to all of them.
+    rustix::process::kill_process_group(Pid::from_child(&running.child), Signal::INT).expect("they run");
+    let status = wait_for("the end of the watch", PATIENCE, || running.child.try_wait().expect("wait"));
+    assert_eq!(status.code(), Some(0));
+    let state: Value = serde_json::from_slice(&fs::read(site.path("state")).unwrap()).unwrap();
+    assert_eq!(state["last_seq"], 0, "it was not handled");
+}
+
+#[test]
+fn it_ends_when_nobody_reads_what_it_prints() {
+    let (site, daemon) = start("dated", "");
+    daemon.connect().ok(store("k"));
+    let child = command(&site, &["--from-seq", "1"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut running = Running { child: child.expect("start fastpersist watch"), printed: site.path("none") };
+    let mut line = String::new();
+    let mut stdout = BufReader::new(running.child.stdout.take().unwrap());
+    stdout.read_line(&mut line).expect("a line");
+    assert_eq!(super::seams::last_number(&line), Some(1), "{line}");
+    // Nothing is stored: it is not the next change that tells.
+    drop(stdout);
+    let status = wait_for("the end of the watch", PATIENCE, || running.child.try_wait().expect("wait"));
+    assert_eq!(status.code(), Some(0), "nobody reads: that is no failure");
+    let mut said = String::new();
+    running.child.stderr.take().unwrap().read_to_string(&mut said).expect("its stderr");
+    assert_eq!(said, "");
+}
+
+#[test]
+fn what_people_see_is_one_line_whatever_the_key() {
+    let (site, daemon) = start("dated", "");
+    daemon.connect().ok(store("red\u{1b}[31m\nnew"));
+    let people = watch(&site, &["--from-seq", "1", "--limit", "1", "--text"]);
+    let people = String::from_utf8(people.stdout).unwrap();
+    assert_eq!(people.lines().count(), 1, "{people:?}");
+    assert!(people.contains("red\\u{1b}[31m\\nnew") && !people.contains('\u{1b}'), "{people:?}");
 }
 
 #[test]

@@ -109,7 +109,8 @@ impl Iterator for Changes {
         while !self.ended {
             match self.change() {
                 Ok(Some(change)) => return Some(Ok(change)),
-                Ok(None) => {}
+                // Who falls behind again and again must not keep the daemon busy with it.
+                Ok(None) => thread::sleep(pauses.next()),
                 Err(error) => {
                     if let Err(error) = self.healing(error, &mut pauses) {
                         return Some(Err(error));

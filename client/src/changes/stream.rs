@@ -98,12 +98,14 @@ impl Follower {
     async fn run(mut self) {
         let mut pauses = Pauses::default();
         loop {
-            let Err(error) = self.follow(&mut pauses).await else { continue };
-            if !heals(&error) {
+            if let Err(error) = self.follow(&mut pauses).await
+                && !heals(&error)
+            {
                 // Nobody may listen any more.
                 let _ = self.items.send(Err(error)).await;
                 return;
             }
+            // Also behind a drop: who falls behind again and again must not keep the daemon busy with it.
             tokio::time::sleep(pauses.next()).await;
         }
     }

@@ -33,7 +33,8 @@ impl Config {
             "max_handed_over_bytes" => max_handed_over_bytes,
             "query_timeout_ms" => query_timeout, "max_locks" => max_locks,
             "max_producers" => max_producers,
-            "max_subscriptions" => max_subscriptions, "max_open_dates" => max_open_dates,
+            "max_subscriptions" => max_subscriptions,
+            "max_subscriptions_per_uid" => max_subscriptions_per_uid, "max_open_dates" => max_open_dates,
             "busy_wait_ms" => busy_wait, "duckdb_memory_bytes" => duckdb_memory_bytes,
             "duckdb_temp_bytes" => duckdb_temp_bytes, "duckdb_threads" => duckdb_threads);
         for old in &self.storages {

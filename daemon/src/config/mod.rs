@@ -178,6 +178,8 @@ pub struct Limits {
     pub max_producers: usize,
     /// Subscriptions at once.
     pub max_subscriptions: usize,
+    /// Subscriptions of one user at once.
+    pub max_subscriptions_per_uid: usize,
     /// Dates of one dated storage that are open at once.
     pub max_open_dates: usize,
     /// How long a writer waits for room in memory before it is told `busy`.

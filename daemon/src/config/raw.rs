@@ -63,6 +63,7 @@ pub(super) struct RawLimits {
     pub(super) max_locks: Option<i64>,
     pub(super) max_producers: Option<i64>,
     pub(super) max_subscriptions: Option<i64>,
+    pub(super) max_subscriptions_per_uid: Option<i64>,
     pub(super) max_open_dates: Option<i64>,
     pub(super) busy_wait_ms: Option<i64>,
     pub(super) duckdb_memory_bytes: Option<i64>,

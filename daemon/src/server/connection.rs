@@ -186,7 +186,7 @@ impl Connection {
         self.wire.committed().await;
         let limits = &self.server.config.limits;
         let out = &mut self.answers;
-        let waiting = self.wire.waiting();
+        let mut waiting = self.wire.waiting();
         let mut at = 0;
         let held = (&self.subscriptions, &self.locks);
         let mut dispatcher = Dispatcher::new(&self.server, &self.peer, held);
@@ -199,6 +199,9 @@ impl Connection {
                 Line::TooLong => dispatcher.too_long(&mut pass, out),
             }
             at = next;
+            if self.subscriptions.has_pushed() {
+                waiting = self.wire.waiting();
+            }
             let in_flight = at - pass_from;
             if pass.len() >= limits.max_inflight_requests || in_flight >= limits.max_inflight_bytes {
                 pass.finish(out).await;

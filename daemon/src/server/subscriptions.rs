@@ -9,8 +9,9 @@
 //! it has ended.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fastpersist_protocol::error::{ErrorCode, WireError};
 use fastpersist_protocol::request::Op;
@@ -46,6 +47,8 @@ pub(super) struct Subscriptions {
     pub(super) wire: Arc<Wire>,
     live: Arc<Mutex<Live>>,
     tasks: Mutex<JoinSet<()>>,
+    /// Answers were given to the wire ahead of the others.
+    pushed: AtomicBool,
 }
 
 /// Those that may write to the wire, by the id with which they began. Whoever writes events holds the lock.
@@ -62,37 +65,58 @@ struct One {
 #[derive(Debug)]
 struct Counted {
     server: Arc<Server>,
+    uid: u32,
     /// Which of all subscriptions it is: an id may be used again.
     number: u64,
 }
 
 impl Counted {
-    fn new(server: &Arc<Server>) -> Answer<Self> {
-        let max = server.config.limits.max_subscriptions;
-        let stats = &server.stats;
-        let counted = stats
-            .subscriptions
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| (count < max).then_some(count + 1));
-        if counted.is_err() {
-            let message = format!(
-                "there are {max} subscriptions, limits.max_subscriptions allows no more; try again later"
-            );
-            return Err(WireError::new(ErrorCode::Busy, message));
-        }
-        let number = stats.subscriptions_total.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { server: Arc::clone(server), number })
+    fn new(server: &Arc<Server>, uid: u32) -> Answer<Self> {
+        let (limits, stats) = (&server.config.limits, &server.stats);
+        let mut by_uid = stats.subscriptions_by_uid.lock();
+        let own = by_uid.get(&uid).copied().unwrap_or(0);
+        let (max, max_own) = (limits.max_subscriptions, limits.max_subscriptions_per_uid);
+        let message = if stats.subscriptions.load(Ordering::Acquire) >= max {
+            format!("there are {max} subscriptions, limits.max_subscriptions allows no more; try again later")
+        } else if own >= max_own {
+            format!("uid {uid} has {max_own} subscriptions, limits.max_subscriptions_per_uid allows no more")
+        } else {
+            by_uid.insert(uid, own + 1);
+            stats.subscriptions.fetch_add(1, Ordering::AcqRel);
+            let number = stats.subscriptions_total.fetch_add(1, Ordering::Relaxed);
+            return Ok(Self { server: Arc::clone(server), uid, number });
+        };
+        Err(WireError::new(ErrorCode::Busy, message))
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.server.stats.subscriptions.fetch_sub(1, Ordering::AcqRel);
+        let stats = &self.server.stats;
+        let mut by_uid = stats.subscriptions_by_uid.lock();
+        stats.subscriptions.fetch_sub(1, Ordering::AcqRel);
+        if let Entry::Occupied(mut own) = by_uid.entry(self.uid) {
+            *own.get_mut() -= 1;
+            if *own.get() == 0 {
+                own.remove();
+            }
+        }
     }
 }
 
 impl Subscriptions {
     pub(super) fn new(wire: &Arc<Wire>) -> Self {
-        Self { wire: Arc::clone(wire), live: Arc::default(), tasks: Mutex::default() }
+        Self {
+            wire: Arc::clone(wire),
+            live: Arc::default(),
+            tasks: Mutex::default(),
+            pushed: AtomicBool::default(),
+        }
+    }
+
+    /// Whether answers were given to the wire since this was asked the last time.
+    pub(super) fn has_pushed(&self) -> bool {
+        self.pushed.load(Ordering::Relaxed) && self.pushed.swap(false, Ordering::Relaxed)
     }
 
     /// Whether there are any.
@@ -107,13 +131,13 @@ impl Subscriptions {
     }
 
     /// Takes an id.
-    fn reserve(&self, id: &str, server: &Arc<Server>) -> Answer<u64> {
+    fn reserve(&self, id: &str, server: &Arc<Server>, uid: u32) -> Answer<u64> {
         let mut live = self.live.lock();
         if live.contains_key(id) {
             let message = format!("the subscription {id} goes on; a second one needs an id of its own");
             return Err(WireError::field("id", message));
         }
-        let counted = Counted::new(server)?;
+        let counted = Counted::new(server, uid)?;
         let number = counted.number;
         live.insert(id.to_owned(), One { counted, task: None });
         Ok(number)
@@ -193,7 +217,7 @@ impl Dispatcher<'_> {
         if *self.server.stopping.borrow() {
             return Err(errors::shutting_down());
         }
-        let number = self.subscriptions.reserve(id, self.server)?;
+        let number = self.subscriptions.reserve(id, self.server, self.peer.uid)?;
         let watch = match storage.watch(date, from_seq).await {
             Ok(watch) => watch,
             Err(error) => {
@@ -211,6 +235,7 @@ impl Dispatcher<'_> {
         reply::end(out);
         // On its way before the first event.
         self.subscriptions.wire.push_line(out);
+        self.subscriptions.pushed.store(true, Ordering::Relaxed);
         self.subscriptions.start(Pump {
             id: id.to_owned(),
             number,

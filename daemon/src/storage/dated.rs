@@ -42,7 +42,7 @@ pub struct Dated {
     /// The same partitions, for whoever must not wait for a slot.
     open: Mutex<HashMap<Date, Arc<Partition>>>,
     /// How many are being opened or closed; changed while `open` is locked.
-    between: AtomicUsize,
+    between: Arc<AtomicUsize>,
     /// The feeds of dates that are open or followed.
     feeds: Mutex<HashMap<Date, Weak<Feed>>>,
     /// One for all dates: when one log fails, the storage takes no more writes.
@@ -62,6 +62,19 @@ pub fn layout(config: &StorageConfig, date: Date, settled_seq: Option<u64>) -> L
     }
 }
 
+fn write_settled_of(config: &StorageConfig, shared: &Shared, partition: &Partition) {
+    if let (Some(date), Some(seq)) = (partition.date(), partition.settled_seq()) {
+        write_settled(config, shared, date, seq);
+    }
+}
+
+fn write_settled(config: &StorageConfig, shared: &Shared, date: Date, seq: u64) {
+    let file = config.base_dir.join(date.to_string()).join(SETTLED_FILE);
+    if let Err(error) = disk::write_durably(&*shared.disk, &file, format!("{seq}\n").as_bytes()) {
+        tracing::debug!(storage = %config.name, %date, %error, "a date could not be noted as settled");
+    }
+}
+
 impl Dated {
     /// Opens the storage, and every date whose log may have something unflushed.
     ///
@@ -78,7 +91,7 @@ impl Dated {
             stats: Arc::clone(stats),
             slots: Mutex::default(),
             open: Mutex::default(),
-            between: AtomicUsize::new(0),
+            between: Arc::default(),
             feeds: Mutex::default(),
             latch: Arc::default(),
         };
@@ -131,15 +144,7 @@ impl Dated {
     /// Notes that a date was closed with everything in its database file. Without the note the next start
     /// only takes longer.
     fn note_settled(&self, partition: &Partition) {
-        let (Some(date), Some(seq)) = (partition.date(), partition.settled_seq()) else { return };
-        self.write_settled(date, seq);
-    }
-
-    fn write_settled(&self, date: Date, seq: u64) {
-        let file = self.directory(date).join(SETTLED_FILE);
-        if let Err(error) = disk::write_durably(&*self.shared.disk, &file, format!("{seq}\n").as_bytes()) {
-            tracing::debug!(storage = %self.config.name, %date, %error, "a date could not be noted as settled");
-        }
+        write_settled_of(&self.config, &self.shared, partition);
     }
 
     /// The last record that the note tells; `None` where there is none that can be read.
@@ -249,7 +254,7 @@ impl Dated {
         );
         if let (Err(_), Some(seq)) = (&opened, settled_seq) {
             // It is as it was. Without the note the next start would have to open it, and could not.
-            self.write_settled(date, seq);
+            write_settled(&self.config, &self.shared, date, seq);
         }
         opened
     }

@@ -5,7 +5,9 @@
 //! whatever survives, both do.
 //!
 //! Producers come and go, so the table forgets: the one that has not written for the longest time when there
-//! are too many, and whoever has not written for a week. Which that is, the records tell: their order and
+//! are too many, and whoever has not written for a week. A client makes a name up for as long as it lives (it begins
+//! with `~`) and needs it only until a broken connection is mended, so those go before all others, and after an hour:
+//! ten thousand calls from a shell make nobody forgotten who has a name of its own. Which that is, the records tell: their order and
 //! their instants, not the clock of the moment. So it makes no difference in which order DuckDB and the log are
 //! read: of two marks the one with the higher place counts, and then those are forgotten who must be.
 //!
@@ -19,6 +21,12 @@ use fastpersist_protocol::time::Timestamp;
 
 /// A producer that has not written for so long, by its records and those of others, is forgotten.
 const IDLE_MICROS: i64 = 7 * 86_400 * 1_000_000;
+
+/// The same for a name that was made up for one client's life.
+const PASSING_IDLE_MICROS: i64 = 3_600 * 1_000_000;
+
+/// How such a name begins.
+const PASSING: char = '~';
 
 /// How far a producer has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +48,8 @@ pub struct Producers {
     marks: HashMap<Arc<str>, Mark>,
     /// The producers by the place of their last write.
     order: BTreeMap<u64, Arc<str>>,
+    /// Those among them whose names pass.
+    passing: BTreeMap<u64, Arc<str>>,
     /// Those whose mark differs from what DuckDB has.
     changed: HashSet<Arc<str>>,
     max: usize,
@@ -55,7 +65,13 @@ impl Default for Producers {
 impl Producers {
     /// Remembers nobody yet, and up to `max` producers.
     pub fn new(max: usize) -> Self {
-        Self { marks: HashMap::new(), order: BTreeMap::new(), changed: HashSet::new(), max }
+        Self {
+            marks: HashMap::new(),
+            order: BTreeMap::new(),
+            passing: BTreeMap::new(),
+            changed: HashSet::new(),
+            max,
+        }
     }
 
     /// How many are remembered.
@@ -98,6 +114,10 @@ impl Producers {
         }
         if let Some(before) = self.marks.insert(Arc::clone(&name), mark) {
             self.order.remove(&before.seq);
+            self.passing.remove(&before.seq);
+        }
+        if name.starts_with(PASSING) {
+            self.passing.insert(mark.seq, Arc::clone(&name));
         }
         self.order.insert(mark.seq, name);
         true
@@ -105,22 +125,32 @@ impl Producers {
 
     fn forget(&mut self) {
         while self.marks.len() > self.max {
-            self.forget_oldest();
+            let oldest = self.passing.first_key_value().or(self.order.first_key_value());
+            let Some(seq) = oldest.map(|(seq, _)| *seq) else { return };
+            self.forget_at(seq);
         }
         let newest = self.order.last_key_value().and_then(|(_, name)| self.marks.get(name)).copied();
         let Some(newest) = newest else { return };
-        let is_idle = |mark: &Mark| {
-            newest.updated_at.as_micros().saturating_sub(mark.updated_at.as_micros()) > IDLE_MICROS
-        };
-        while let Some((_, oldest)) = self.order.first_key_value()
-            && self.marks.get(oldest).is_none_or(is_idle)
-        {
-            self.forget_oldest();
+        while let Some(seq) = self.idle(&self.passing, newest, PASSING_IDLE_MICROS) {
+            self.forget_at(seq);
+        }
+        while let Some(seq) = self.idle(&self.order, newest, IDLE_MICROS) {
+            self.forget_at(seq);
         }
     }
 
-    fn forget_oldest(&mut self) {
-        if let Some((_, name)) = self.order.pop_first() {
+    /// The first of them, where it has not written for so long.
+    fn idle(&self, order: &BTreeMap<u64, Arc<str>>, newest: Mark, idle_micros: i64) -> Option<u64> {
+        let (seq, oldest) = order.first_key_value()?;
+        let is_idle = |mark: &Mark| {
+            newest.updated_at.as_micros().saturating_sub(mark.updated_at.as_micros()) > idle_micros
+        };
+        self.marks.get(oldest).is_none_or(is_idle).then_some(*seq)
+    }
+
+    fn forget_at(&mut self, seq: u64) {
+        self.passing.remove(&seq);
+        if let Some(name) = self.order.remove(&seq) {
             self.marks.remove(&name);
             self.changed.insert(name);
         }
@@ -179,6 +209,20 @@ mod tests {
         assert_eq!((producers.mark("a"), producers.len()), (None, 1));
         producers.note("b".into(), mark(4, 5, 100));
         assert_eq!(producers.mark("b"), Some(&mark(4, 5, 100)), "its own pause is no matter");
+    }
+
+    #[test]
+    fn a_name_that_passes_makes_room_for_those_that_stay() {
+        let mut producers = Producers::new(3);
+        producers.note("importer".into(), mark(7, 1, 0));
+        for seq in 2..100 {
+            producers.note(format!("~{seq}").into(), mark(1, seq, 0));
+        }
+        assert_eq!(producers.mark("importer"), Some(&mark(7, 1, 0)));
+        assert_eq!((producers.mark("~97"), producers.len()), (None, 3));
+        assert!(producers.mark("~98").is_some() && producers.mark("~99").is_some());
+        producers.note("importer".into(), mark(8, 100, 1));
+        assert_eq!((producers.mark("~99"), producers.len()), (None, 1), "a day later");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::time::Duration;
 use fastpersist_protocol::time::Date;
 
 use super::feed::{Found, Watching};
-use super::partition::{ChangesError, Cursor};
+use super::partition::{ChangesError, Cursor, Partition};
 use super::record::Record;
 use super::{Kind, Storage, StorageError};
 
@@ -44,6 +44,8 @@ pub struct Watch {
     watching: Watching,
     next_seq: u64,
     cursor: Cursor,
+    /// What was read to see that it is kept.
+    first: Option<Vec<Record>>,
 }
 
 impl Storage {
@@ -70,14 +72,12 @@ impl Storage {
         };
         let stored = watching.begun_at();
         let next_seq = from_seq.map_or(stored + 1, |from_seq| from_seq.max(1));
+        let mut cursor = Cursor::default();
+        let mut first = None;
         if let Some(partition) = partition.filter(|_| next_seq <= stored) {
-            let oldest = tokio::task::spawn_blocking(move || partition.oldest_change(next_seq));
-            let oldest_seq = oldest.await.map_err(|_| WatchError::Gone)??;
-            if oldest_seq > next_seq {
-                return Err(ChangesError::Compacted { oldest_seq }.into());
-            }
+            first = Some(Watch::read(partition, (next_seq, stored), &mut cursor).await?);
         }
-        Ok(Watch { storage: Arc::clone(self), date, watching, next_seq, cursor: Cursor::default() })
+        Ok(Watch { storage: Arc::clone(self), date, watching, next_seq, cursor, first })
     }
 }
 
@@ -104,6 +104,9 @@ impl Watch {
     /// # Errors
     /// See [`WatchError`].
     pub async fn next(&mut self) -> Result<Vec<Record>, WatchError> {
+        if let Some(records) = self.first.take() {
+            return Ok(passed(&mut self.next_seq, records));
+        }
         loop {
             let told = self.watching.told();
             let mut told = std::pin::pin!(told);
@@ -123,10 +126,7 @@ impl Watch {
                 }
             };
             match stored {
-                Some(records) => {
-                    self.next_seq = records.last().map_or(self.next_seq, |record| record.seq() + 1);
-                    return Ok(records);
-                }
+                Some(records) => return Ok(passed(&mut self.next_seq, records)),
                 None => tokio::time::sleep(TRY_AGAIN).await,
             }
         }
@@ -146,6 +146,14 @@ impl Watch {
             Err(StorageError::Open(error)) if error.is_in_use() => return Ok(None),
             Err(error) => return Err(error.into()),
         };
+        Self::read(partition, (from, through), cursor).await.map(Some)
+    }
+
+    async fn read(
+        partition: Arc<Partition>,
+        (from, through): (u64, u64),
+        cursor: &mut Cursor,
+    ) -> Result<Vec<Record>, WatchError> {
         let mut taken = std::mem::take(cursor);
         let read = move || {
             let records = partition.stored_changes(from, through, &mut taken);
@@ -153,6 +161,12 @@ impl Watch {
         };
         let (records, given_back) = tokio::task::spawn_blocking(read).await.map_err(|_| WatchError::Gone)?;
         *cursor = given_back;
-        Ok(Some(records?))
+        Ok(records?)
     }
+}
+
+/// The next place is behind these records.
+fn passed(next_seq: &mut u64, records: Vec<Record>) -> Vec<Record> {
+    *next_seq = records.last().map_or(*next_seq, |record| record.seq() + 1);
+    records
 }

@@ -3,7 +3,8 @@
 //! Only lines up to a record that is known to be durable are looked at: those are whole, and nobody changes
 //! them any more. Every line's checksum and place is checked, as at a start.
 //!
-//! Invariant: what is read stands one behind the other without a gap.
+//! Invariant: what is read stands one behind the other without a gap. Where a repair left a gap, the reading
+//! ends before it, and begins anew behind it.
 
 use std::fs::File;
 use std::io;
@@ -16,6 +17,21 @@ use crate::storage::schema::Model;
 
 /// How much is read at a time, unless one line is longer.
 const CHUNK_BYTES: usize = 256 << 10;
+/// What came of taking lines.
+enum Taken {
+    /// So many bytes of whole lines.
+    Bytes(usize),
+    /// A gap, and the first place behind it.
+    Gap(u64),
+}
+
+/// A line that was read.
+struct Whole {
+    last_seq: u64,
+    is_gap: bool,
+    records: Vec<Record>,
+}
+
 /// How the line of a batch begins.
 const BATCH: &[u8] = b"{\"op\":\"batch\"";
 
@@ -42,6 +58,17 @@ pub enum FollowError {
     },
 }
 
+/// What a segment has from a place on.
+#[derive(Debug)]
+pub enum Lines {
+    /// The next records, at least one.
+    Records(Vec<Record>),
+    /// A repair noted that the next record is not in the log any more; this is the first place behind.
+    Gap(u64),
+    /// No more of those that are wanted.
+    End,
+}
+
 /// A place in a segment, from which it is read on.
 #[derive(Debug)]
 pub struct Tail {
@@ -61,25 +88,32 @@ impl Tail {
         Ok(Self { file: File::open(path)?, path: path.to_owned(), offset: 0, next_seq: None })
     }
 
-    /// Some of the records from `from` to `through`, none where the segment has no more of them. Those up
-    /// to `through` must be durable, and the segment must begin with one of them.
+    /// Some of the records from `from` to `through`. Those up to `through` must be durable, and the segment
+    /// must have one of them.
     ///
     /// # Errors
     /// See [`FollowError`].
-    pub fn read(&mut self, model: Model, from: u64, through: u64) -> Result<Vec<Record>, FollowError> {
+    pub fn read(&mut self, model: Model, from: u64, through: u64) -> Result<Lines, FollowError> {
         let mut records = Vec::new();
         let mut buffer = Vec::new();
         let mut wanted = CHUNK_BYTES;
         loop {
             buffer.resize(wanted, 0);
             let filled = self.fill(&mut buffer)?;
-            let used = self.take_lines(&buffer[..filled], model, from..=through, &mut records)?;
-            if !records.is_empty() || self.is_past(through) {
-                return Ok(records);
+            let used = match self.take_lines(&buffer[..filled], model, from..=through, &mut records)? {
+                Taken::Bytes(used) => used,
+                Taken::Gap(behind) if records.is_empty() => return Ok(Lines::Gap(behind)),
+                Taken::Gap(_) => return Ok(Lines::Records(records)),
+            };
+            if !records.is_empty() {
+                return Ok(Lines::Records(records));
+            }
+            if self.is_past(through) {
+                return Ok(Lines::End);
             }
             if used == 0 {
                 if filled < wanted || buffer[0] == 0 {
-                    return Ok(records);
+                    return Ok(Lines::End);
                 }
                 // Half a line: it is longer than what was read.
                 wanted *= 2;
@@ -106,35 +140,33 @@ impl Tail {
         Ok(filled)
     }
 
-    /// Takes the records of every whole line; answers how many bytes that were.
+    /// Takes the records of every whole line, up to a gap in what is wanted. The gap is not passed.
     fn take_lines(
         &mut self,
         bytes: &[u8],
         model: Model,
         wanted: std::ops::RangeInclusive<u64>,
         records: &mut Vec<Record>,
-    ) -> Result<usize, FollowError> {
+    ) -> Result<Taken, FollowError> {
         let mut used = 0;
         // What comes behind is being written, perhaps at this moment.
         while !self.is_past(*wanted.end()) {
             let rest = &bytes[used..];
             let Some(end) = memchr::memchr(b'\n', rest).filter(|_| rest[0] != 0) else { break };
-            let last_seq = self.take_line(&rest[..end], model, *wanted.start(), records)?;
-            self.next_seq = Some(last_seq + 1);
+            let entry = self.read_line(&rest[..end], model, *wanted.start())?;
+            if entry.is_gap && entry.last_seq >= *wanted.start() {
+                return Ok(Taken::Gap(entry.last_seq + 1));
+            }
+            records.extend(entry.records);
+            self.next_seq = Some(entry.last_seq + 1);
             self.offset += end as u64 + 1;
             used += end + 1;
         }
-        Ok(used)
+        Ok(Taken::Bytes(used))
     }
 
-    /// Takes the records of one line from `from` on; answers the place of its last one.
-    fn take_line(
-        &self,
-        line: &[u8],
-        model: Model,
-        from: u64,
-        records: &mut Vec<Record>,
-    ) -> Result<u64, FollowError> {
+    /// Reads one line: its records from `from` on.
+    fn read_line(&self, line: &[u8], model: Model, from: u64) -> Result<Whole, FollowError> {
         let (seq, _) = entry::read_places(line).ok_or_else(|| self.damaged(&"it is no line of the log"))?;
         if let Some(expected) = self.next_seq.filter(|expected| *expected != seq) {
             return Err(self.damaged(&format!("record {seq} stands where {expected} should be")));
@@ -142,12 +174,13 @@ impl Tail {
         let spans_several = line.starts_with(BATCH) || line.starts_with(entry::GAP_START);
         if seq < from && !spans_several {
             let valid = entry::has_valid_checksum(line);
-            return if valid { Ok(seq) } else { Err(self.damaged(&"the checksum does not match")) };
+            let passed = Whole { last_seq: seq, is_gap: false, records: Vec::new() };
+            return if valid { Ok(passed) } else { Err(self.damaged(&"the checksum does not match")) };
         }
-        let entry = entry::decode(line, model).map_err(|error| self.damaged(&error))?;
+        let mut entry = entry::decode(line, model).map_err(|error| self.damaged(&error))?;
         let last_seq = entry.last_seq();
-        records.extend(entry.records.into_iter().filter(|record| record.seq() >= from));
-        Ok(last_seq)
+        entry.records.retain(|record| record.seq() >= from);
+        Ok(Whole { last_seq, is_gap: entry.gap.is_some(), records: entry.records })
     }
 
     /// For whoever finds that something is wrong at the present place.
@@ -204,15 +237,26 @@ mod tests {
         file
     }
 
-    /// Reads until nothing comes.
-    fn all(tail: &mut Tail, mut from: u64, through: u64) -> Vec<u64> {
+    /// Reads until nothing comes; answers too where it goes on behind a gap.
+    fn up_to_gap(tail: &mut Tail, mut from: u64, through: u64) -> (Vec<u64>, Option<u64>) {
         let mut seqs = Vec::new();
         loop {
-            let records = tail.read(Model::Dated, from, through).expect("readable");
-            let Some(last) = records.last() else { return seqs };
-            from = last.seq() + 1;
-            seqs.extend(records.iter().map(Record::seq));
+            match tail.read(Model::Dated, from, through).expect("readable") {
+                Lines::Records(records) => {
+                    from = records.last().expect("at least one").seq() + 1;
+                    seqs.extend(records.iter().map(Record::seq));
+                }
+                Lines::Gap(behind) => return (seqs, Some(behind)),
+                Lines::End => return (seqs, None),
+            }
         }
+    }
+
+    /// Reads until nothing comes; there must be no gap.
+    fn all(tail: &mut Tail, from: u64, through: u64) -> Vec<u64> {
+        let (seqs, gap) = up_to_gap(tail, from, through);
+        assert_eq!(gap, None);
+        seqs
     }
 
     #[test]
@@ -230,15 +274,25 @@ mod tests {
     }
 
     #[test]
-    fn places_that_a_repair_gave_up_are_passed_over() {
+    fn reading_ends_where_a_repair_left_a_gap_and_begins_anew_behind_it() {
         let mut gap = Vec::new();
         let given_up = entry::Gap { count: 3, lost: true };
         entry::encode_gap(given_up, 6, Timestamp::EPOCH, &mut gap);
-        let file = file(&[line(5, "{}"), gap, line(9, "{}"), line(10, "{}")].concat());
-        for (from, expected) in [(5, &[5, 9, 10][..]), (6, &[9, 10]), (8, &[9, 10]), (10, &[10])] {
+        let file = file(&[line(5, "{}"), gap.clone(), line(9, "{}"), line(10, "{}")].concat());
+        for (from, seqs, behind) in [
+            (5, &[5][..], Some(9)),
+            (6, &[], Some(9)),
+            (8, &[], Some(9)),
+            (9, &[9, 10], None),
+            (10, &[10], None),
+        ] {
             let mut tail = Tail::open(file.path()).expect("there");
-            assert_eq!(all(&mut tail, from, 10), expected, "from {from}");
+            assert_eq!(up_to_gap(&mut tail, from, 10), (seqs.to_vec(), behind), "from {from}");
+            assert_eq!(up_to_gap(&mut tail, from.max(9), 10).0.len(), if from < 9 { 2 } else { 0 });
         }
+        let ends_so = self::file(&[line(5, "{}"), gap].concat());
+        let mut tail = Tail::open(ends_so.path()).expect("there");
+        assert_eq!(up_to_gap(&mut tail, 7, 8), (vec![], Some(9)));
     }
 
     #[test]

@@ -383,13 +383,6 @@ impl Wal {
         sealed.or_else(|| active().map(|active| active.path().to_owned()))
     }
 
-    /// The segment with which the log begins.
-    pub fn oldest_segment(&self) -> Option<PathBuf> {
-        let active = self.active.as_ref().filter(|active| active.bytes() > 0);
-        let sealed = self.sealed.front().map(|segment| segment.path.clone());
-        sealed.or_else(|| active.map(|active| active.path().to_owned()))
-    }
-
     /// What `stats` tells of the log.
     pub fn gauges(&self) -> WalGauges {
         let (bytes, active) = match &self.active {

@@ -258,17 +258,6 @@ enum Beginning {
     Record(u64),
 }
 
-/// The place of a segment's first record; `None` where its first line is not readable.
-///
-/// # Errors
-/// When the file cannot be read.
-pub fn first_seq(disk: &dyn Disk, path: &Path) -> io::Result<Option<u64>> {
-    Ok(match beginning(disk, path)? {
-        Beginning::Record(seq) => Some(seq),
-        Beginning::Empty | Beginning::Unreadable => None,
-    })
-}
-
 /// How a segment begins. Only the head is read, so that retained segments cost little.
 fn beginning(disk: &dyn Disk, path: &Path) -> io::Result<Beginning> {
     let head = disk.read_head(path, HEAD_BYTES)?;

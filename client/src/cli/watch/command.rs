@@ -19,12 +19,13 @@ impl Handler {
         Self { command: command.to_owned(), storage: storage.map(str::to_owned), keep_going }
     }
 
-    /// Waits until the command has ended.
-    pub(super) fn run(&self, change: &Change, json: &str) -> Outcome {
-        let status = self.status(change, json).map_err(|error| Failure::io(&self.command, &error))?;
-        if status.success() {
-            return Ok(());
-        }
+    /// Waits until the command has ended; answers how.
+    pub(super) fn run(&self, change: &Change, json: &str) -> Outcome<ExitStatus> {
+        self.status(change, json).map_err(|error| Failure::io(&self.command, &error))
+    }
+
+    /// Says that the command has failed, which is the end unless it is to go on.
+    pub(super) fn complain(&self, change: &Change, status: ExitStatus) -> Outcome {
         let message = format!("the command for change {} ended with {status}", change.seq());
         if self.keep_going {
             eprintln!("fastpersist: {message}");

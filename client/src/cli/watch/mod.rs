@@ -7,6 +7,8 @@
 mod command;
 mod state;
 
+use std::io;
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +19,8 @@ use clap::Args;
 use fastpersist_client::{Change, Changes, Client, Date, Record, Subscribe};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use tokio::io::Interest;
+use tokio::net::unix::pipe;
 use tokio::sync::Notify;
 
 use self::command::Handler;
@@ -28,6 +32,9 @@ use super::{Global, parse_date};
 /// How long a change that is printed may wait to be noted in the state file.
 const NOTE_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How often it is looked whether somebody still reads what is printed.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Without --from-seq it begins with what is stored next. When the daemon is restarted, it goes on behind the \
@@ -37,10 +44,10 @@ The command of --exec is run by sh, one at a time. It finds the change as one li
 input, and in FASTPERSIST_EVENT (store or delete), FASTPERSIST_SEQ, FASTPERSIST_KEY, FASTPERSIST_DATE, \
 FASTPERSIST_PROCESS_NAME, FASTPERSIST_COLLECTION_NAME, FASTPERSIST_ITEM_NAME and FASTPERSIST_STORAGE; what a \
 change does not have is not set. A command that fails ends the watch with exit code 1, and the change counts \
-as not handled; with --keep-going that is only told.
+as not handled; with --keep-going that is only told. One that ends because of the same Ctrl-C is not handled either.
 
-With --state the last change that was handled is kept in FILE, and the next start goes on behind it. After a \
-kill the last changes may come a second time; none is left out.
+With --state the last change that was handled is kept in FILE, and the next start goes on behind it, of a dated \
+storage on the same date. After a kill the last changes may come a second time; none is left out.
 
 Example:
   fastpersist -s jobs watch
@@ -121,12 +128,15 @@ struct Watching<'o> {
 impl Watching<'_> {
     async fn follow(&mut self, changes: &mut Changes, limit: Option<u64>, stop: &Stop) -> Outcome {
         let mut left = limit.unwrap_or(u64::MAX);
+        let prints = self.handler.is_none();
+        let mut unread = std::pin::pin!(output_closed());
         while left > 0 && !stop.is_told() {
             let noted = self.state.as_ref().is_none_or(State::is_noted);
             let quiet = if noted { Duration::MAX } else { NOTE_INTERVAL };
             let next = tokio::select! {
                 biased;
                 () = stop.told() => return Ok(()),
+                () = &mut unread, if prints => return Ok(()),
                 next = tokio::time::timeout(quiet, changes.next()) => next,
             };
             let change = match next {
@@ -150,9 +160,13 @@ impl Watching<'_> {
     fn handle(&mut self, change: &Change, stop: &Stop) -> Outcome<bool> {
         let json = serde_json::to_string(change).map_err(|error| Failure::failed(error.to_string()))?;
         if let Some(handler) = &self.handler {
-            if let Err(failure) = handler.run(change, &json) {
+            let status = handler.run(change, &json)?;
+            if !status.success() {
                 // Ctrl-C at a terminal reaches the command too.
-                return if stop.is_told() { Ok(false) } else { Err(failure) };
+                if stop.is_told() {
+                    return Ok(false);
+                }
+                handler.complain(change, status)?;
             }
         } else {
             self.out.reply(&json, || text(change))?;
@@ -173,10 +187,32 @@ impl Watching<'_> {
     }
 }
 
+/// Waits until nobody reads the output any more, as behind `| head`: the next change may be far away.
+async fn output_closed() {
+    let output = io::stdout().as_fd().try_clone_to_owned().and_then(pipe::Sender::from_owned_fd_unchecked);
+    if let Ok(output) = output {
+        while let Ok(ready) = output.ready(Interest::WRITABLE).await {
+            if ready.is_write_closed() {
+                return;
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+    // A file always has a reader.
+    std::future::pending::<()>().await;
+}
+
+/// A name as it stands on one line, and does nothing to a terminal.
+fn shown(name: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    name.chars().map(escaped).collect()
+}
+
 /// A change for people, on one line.
 fn text(change: &Change) -> String {
     let named = |parts: &[Option<&str>]| {
-        let parts: Vec<&str> = parts.iter().flatten().copied().filter(|part| !part.is_empty()).collect();
+        let parts: Vec<_> =
+            parts.iter().flatten().filter(|part| !part.is_empty()).map(|part| shown(part)).collect();
         parts.join(" / ")
     };
     match change {
@@ -209,6 +245,10 @@ impl Stop {
     fn listen() -> Outcome<Self> {
         let stop = Self { told: Arc::default(), wake: Arc::default() };
         let failed = |error: std::io::Error| Failure::io("signals", &error);
+        for signal in [SIGINT, SIGTERM] {
+            // At once: a command that got the same signal may end before the thread below runs.
+            signal_hook::flag::register(signal, Arc::clone(&stop.told)).map_err(failed)?;
+        }
         let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
         let (told, wake) = (Arc::clone(&stop.told), Arc::clone(&stop.wake));
         let listen = move || {

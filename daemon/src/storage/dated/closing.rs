@@ -1,16 +1,19 @@
 //! Closing a date that nobody uses.
 //!
 //! Invariant: a date whose flush fails stays open. Closed, its records would be safe in the log, but nobody would
-//! try the flush again or see that it fails.
+//! try the flush again or see that it fails. And a date that has begun to close is closed to the end before it can be
+//! opened again.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use fastpersist_protocol::time::Date;
+use tokio::sync::OwnedMutexGuard;
 
 use super::Dated;
 use super::room::Between;
-use crate::storage::partition::Partition;
+use crate::config::StorageConfig;
+use crate::storage::partition::{Partition, Shared};
 
 /// How long a date stays open without being used.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -36,11 +39,12 @@ impl Dated {
         closed
     }
 
-    /// Closes a date's partition, unless somebody holds it or used it lately, or it cannot be flushed.
+    /// Closes a date's partition, unless somebody holds it or used it lately, or it cannot be flushed. Whoever asks
+    /// may give up waiting at any time, as a query does whose time is over.
     pub(super) async fn close_if_unused(&self, date: Date, idle: Duration) -> Closing {
         let Some(slot) = self.slots.lock().get(&date).cloned() else { return Closing::InUse };
         // A slot that is locked is being opened, or closed already.
-        let Ok(mut open) = slot.try_lock() else { return Closing::InUse };
+        let Ok(open) = Arc::clone(&slot).try_lock_owned() else { return Closing::InUse };
         let partition = {
             let _map = self.open.lock();
             match &*open {
@@ -68,24 +72,43 @@ impl Dated {
             map.remove(&date);
             Between::enter(&self.between)
         };
-        let closed = Arc::clone(&partition);
-        let closing = Arc::clone(&partition);
-        match tokio::task::spawn_blocking(move || closing.close()).await {
-            Ok(Ok(())) => self.note_settled(&closed),
-            Ok(Err(error)) => {
-                // Nothing is lost: opening it again replays the log.
-                tracing::warn!(storage = %self.config.name, %date, %error, "a date was closed without a flush");
-            }
-            Err(_) => tracing::error!(storage = %self.config.name, %date, "closing a date panicked"),
+        let (config, shared) = (Arc::clone(&self.config), Arc::clone(&self.shared));
+        let leaving = Leaving { config, shared, partition, open, _between: between };
+        let left = tokio::task::spawn_blocking(move || leaving.close()).await;
+        if left.is_err() {
+            tracing::error!(storage = %self.config.name, %date, "closing a date panicked");
         }
-        *open = None;
-        // Its files are closed when nobody has it any more.
-        drop(closed);
-        drop(partition);
-        drop(between);
-        drop(open);
         self.forget_unused_slot(date, &slot);
         Closing::Closed
+    }
+}
+
+/// A date that nobody can find any more, and all that it takes to close it: its slot stays locked until it is
+/// closed, whether or not anybody waits for that.
+struct Leaving {
+    config: Arc<StorageConfig>,
+    shared: Arc<Shared>,
+    partition: Arc<Partition>,
+    open: OwnedMutexGuard<Option<Arc<Partition>>>,
+    _between: Between,
+}
+
+impl Leaving {
+    fn close(mut self) {
+        // Taken out first: what cannot be closed must not be found open.
+        *self.open = None;
+        match self.partition.close() {
+            Ok(()) => super::write_settled_of(&self.config, &self.shared, &self.partition),
+            Err(error) => {
+                let (storage, date) = (&self.config.name, self.partition.date().map(|date| date.to_string()));
+                // Nothing is lost: opening it again replays the log.
+                tracing::warn!(%storage, date, %error, "a date was closed without a flush");
+            }
+        }
+        // Its files are closed when nobody has it any more, and only then may somebody open it.
+        let Self { partition, open, .. } = self;
+        drop(partition);
+        drop(open);
     }
 }
 

@@ -4,6 +4,7 @@
 //! `max_open_dates`, but for the dates that the start had to open.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -24,16 +25,16 @@ const FLUSH_AGAIN: Duration = Duration::from_secs(1);
 
 /// A date that is being opened or closed: it takes a place, although it is not among those that are open.
 #[derive(Debug)]
-pub(super) struct Between<'d>(&'d AtomicUsize);
+pub(super) struct Between(Arc<AtomicUsize>);
 
-impl<'d> Between<'d> {
-    pub(super) fn enter(count: &'d AtomicUsize) -> Self {
+impl Between {
+    pub(super) fn enter(count: &Arc<AtomicUsize>) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
+        Self(Arc::clone(count))
     }
 }
 
-impl Drop for Between<'_> {
+impl Drop for Between {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -42,7 +43,7 @@ impl Drop for Between<'_> {
 impl Dated {
     /// Closes the date that was not used for the longest time, where the limit is reached; waits for one as
     /// long as a writer waits for room in memory.
-    pub(super) async fn make_room(&self) -> Result<Between<'_>, StorageError> {
+    pub(super) async fn make_room(&self) -> Result<Between, StorageError> {
         let max = self.shared.limits.max_open_dates;
         let begun = Instant::now();
         let mut failed: HashMap<Date, Instant> = HashMap::new();

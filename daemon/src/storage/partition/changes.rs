@@ -3,7 +3,8 @@
 //! The log first; behind it, for a collection, the history in DuckDB. A dated storage keeps only the latest
 //! value of what is flushed, so there the log's oldest segment is where its changes begin.
 //!
-//! Invariant: a record that the log no longer has is flushed, so between the two there is no gap.
+//! Invariant: a record that the log no longer has is flushed, so between the two there is no gap. What a
+//! repair gave up is in neither, and is told as what is not kept.
 
 use std::io;
 
@@ -11,8 +12,7 @@ use super::{Partition, ReadError};
 use crate::storage::feed::Watching;
 use crate::storage::record::Record;
 use crate::storage::schema::Model;
-use crate::wal::follow::{FollowError, Tail};
-use crate::wal::recover;
+use crate::wal::follow::{FollowError, Lines, Tail};
 
 /// How many places of the history are read at a time: at first, and between these bounds, so that large
 /// documents do not fill memory.
@@ -38,9 +38,6 @@ pub enum ChangesError {
     /// The log cannot be read.
     #[error(transparent)]
     Log(#[from] FollowError),
-    /// The log's oldest segment cannot be looked at.
-    #[error("the log cannot be read: {0}")]
-    Oldest(io::Error),
     /// The history cannot be read.
     #[error(transparent)]
     History(#[from] ReadError),
@@ -59,11 +56,12 @@ impl Default for Cursor {
     }
 }
 
-/// What the log has from a place on.
-enum InLog {
+/// What is kept from a place on.
+enum Kept {
+    /// The records from there on, at least one.
     Records(Vec<Record>),
-    /// It does not have that record; this is the next that it has, where that is known.
-    Behind(Option<u64>),
+    /// Not that record; none before this place.
+    Behind(u64),
 }
 
 impl Partition {
@@ -87,41 +85,55 @@ impl Partition {
         through: u64,
         cursor: &mut Cursor,
     ) -> Result<Vec<Record>, ChangesError> {
-        let behind = match self.changes_in_log(from, through, cursor)? {
-            InLog::Records(records) => return Ok(records),
-            InLog::Behind(seq) => seq,
+        let mut oldest_seq = match self.kept_changes(from, through, cursor)? {
+            Kept::Records(records) => return Ok(records),
+            Kept::Behind(seq) => seq,
         };
-        let records = self.changes_in_history(from, through, cursor)?;
-        match (records.first(), behind) {
-            (Some(first), _) if first.seq() == from => Ok(records),
-            // What lies between was given up in a repair.
-            (_, Some(oldest_seq)) => Err(ChangesError::Compacted { oldest_seq }),
-            _ => Err(ChangesError::Compacted { oldest_seq: self.oldest_change(from)? }),
+        // What is told must be there: one gap may stand behind another.
+        while oldest_seq <= through
+            && let Kept::Behind(seq) = self.kept_changes(oldest_seq, through, &mut Cursor::default())?
+        {
+            oldest_seq = seq;
         }
+        Err(ChangesError::Compacted { oldest_seq })
     }
 
-    fn changes_in_log(&self, from: u64, through: u64, cursor: &mut Cursor) -> Result<InLog, ChangesError> {
+    fn kept_changes(&self, from: u64, through: u64, cursor: &mut Cursor) -> Result<Kept, ChangesError> {
+        let in_log = match self.changes_in_log(from, through, cursor)? {
+            Kept::Behind(seq) => seq,
+            records @ Kept::Records(_) => return Ok(records),
+        };
+        Ok(match self.changes_in_history(from, through, cursor)? {
+            Kept::Behind(seq) => Kept::Behind(seq.min(in_log)),
+            records @ Kept::Records(_) => records,
+        })
+    }
+
+    fn changes_in_log(&self, from: u64, through: u64, cursor: &mut Cursor) -> Result<Kept, ChangesError> {
         loop {
             let (mut tail, looked_up) = match cursor.tail.take() {
                 Some(tail) => (tail, false),
                 None => match self.tail_at(from)? {
                     Some(tail) => (tail, true),
-                    None => return Ok(InLog::Behind(None)),
+                    None => return Ok(Kept::Behind(through + 1)),
                 },
             };
-            let records = tail.read(self.config.model(), from, through)?;
-            match records.first() {
-                Some(first) if first.seq() == from => {
+            match tail.read(self.config.model(), from, through)? {
+                Lines::Records(records) => {
+                    let first = records.first().map_or(through + 1, Record::seq);
+                    if first > from {
+                        // The log has none of those before.
+                        return Ok(Kept::Behind(first));
+                    }
                     cursor.tail = Some(tail);
-                    return Ok(InLog::Records(records));
+                    return Ok(Kept::Records(records));
                 }
-                // The log has none of those before.
-                Some(first) => return Ok(InLog::Behind(Some(first.seq()))),
-                None if looked_up => {
+                Lines::Gap(behind) => return Ok(Kept::Behind(behind)),
+                Lines::End if looked_up => {
                     return Err(tail.damaged(&format!("record {from} should be in it")).into());
                 }
                 // The segment is over, or was written anew under the same name.
-                None => {}
+                Lines::End => {}
             }
         }
     }
@@ -143,20 +155,15 @@ impl Partition {
         Ok(None)
     }
 
-    fn changes_in_history(
-        &self,
-        from: u64,
-        through: u64,
-        cursor: &mut Cursor,
-    ) -> Result<Vec<Record>, ReadError> {
-        let through = through.min(self.watermarks.flushed());
-        if self.config.model() == Model::Dated || from > through {
-            return Ok(Vec::new());
+    fn changes_in_history(&self, from: u64, through: u64, cursor: &mut Cursor) -> Result<Kept, ReadError> {
+        let nothing = Kept::Behind(through + 1);
+        let flushed = through.min(self.watermarks.flushed());
+        if self.config.model() == Model::Dated || from > flushed {
+            return Ok(nothing);
         }
-        let until = through.min(from + cursor.window - 1);
-        let Some(reader) = self.take_reader()? else { return Ok(Vec::new()) };
+        let until = flushed.min(from + cursor.window - 1);
+        let Some(reader) = self.take_reader()? else { return Ok(nothing) };
         let mut records = self.noting_failure(reader.changes(from, until))?;
-        self.readers.lock().push(reader);
         let bytes: usize = records.iter().map(Record::size_bytes).sum();
         if bytes > MAX_WINDOW_BYTES {
             cursor.window = (cursor.window / 4).max(1);
@@ -165,43 +172,15 @@ impl Partition {
         }
         // Where one is missing, what is behind it must not follow what is before.
         let whole = records.iter().zip(from..).take_while(|(record, seq)| record.seq() == *seq).count();
-        if whole > 0 {
-            records.truncate(whole);
-        }
-        Ok(records)
-    }
-
-    /// The oldest change at or behind `from` from which on all are kept. Blocks.
-    ///
-    /// # Errors
-    /// See [`ChangesError`].
-    pub fn oldest_change(&self, from: u64) -> Result<u64, ChangesError> {
-        let log = self.oldest_in_log()?;
-        let flushed = self.watermarks.flushed();
-        if log <= from || self.config.model() == Model::Dated || flushed < from {
-            return Ok(log.max(from));
-        }
-        let Some(reader) = self.take_reader()? else { return Ok(log) };
-        let history = self.noting_failure(reader.oldest_change(from))?;
+        records.truncate(whole);
+        let kept = if whole > 0 {
+            Kept::Records(records)
+        } else {
+            let behind = self.noting_failure(reader.oldest_change(from))?;
+            Kept::Behind(behind.unwrap_or(through + 1))
+        };
         self.readers.lock().push(reader);
-        Ok(history.map_or(log, |history| history.min(log)))
-    }
-
-    fn oldest_in_log(&self) -> Result<u64, ChangesError> {
-        for _ in 0..LOOK_UPS {
-            let Some(path) = self.wal.lock().oldest_segment() else { break };
-            match recover::first_seq(&*self.shared.disk, &path) {
-                Ok(Some(seq)) => return Ok(seq),
-                Ok(None) => {
-                    let reason = "its first line is not readable".to_owned();
-                    let file = path.display().to_string();
-                    return Err(FollowError::Damaged { file, offset: 0, reason }.into());
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(ChangesError::Oldest(error)),
-            }
-        }
-        Ok(self.watermarks.durable() + 1)
+        Ok(kept)
     }
 
     fn noting_failure<T>(&self, read: Result<T, crate::duck::DuckError>) -> Result<T, ReadError> {
