@@ -1,6 +1,6 @@
 //! `record_writer`: where each record came from, by the kernel's word, through everything that may become of a record.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{ffi::OsStr, fs, os::unix::fs::chown, path::PathBuf, process::Command};
 
 use serde_json::{Value, json};
 
@@ -338,4 +338,37 @@ fn the_unit_is_that_of_the_process_that_connects() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let uid = rustix::process::geteuid().as_raw();
     assert_eq!(writers(&mut daemon.connect(), "storage_latest"), json!([[1, "k", uid, unit.name]]));
+}
+
+#[test]
+fn a_daemon_that_does_not_see_other_processes_says_so_and_keeps_the_uid() {
+    if !is_root() {
+        return;
+    }
+    let site = Site::new(&config(true));
+    chown(site.path(""), Some(STRANGER), Some(STRANGER)).unwrap();
+    // The build's directory may be closed to others, and a copy that this process made could be open for writing in the
+    // child of another test.
+    let program = site.path("fastpersistd");
+    assert!(Command::new("cp").arg(binary("fastpersistd")).arg(&program).status().unwrap().success());
+    // As ProtectProc=invisible of the service does it.
+    let script = "mount -t proc -o hidepid=invisible proc /proc && exec setpriv --reuid \"$0\" --regid \"$0\" --clear-groups \"$@\"";
+    let hidden = |arguments: &[&OsStr]| {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script, &STRANGER.to_string()]).args(arguments);
+        command
+    };
+    let tried = hidden(&["true".as_ref()]).output();
+    if !tried.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: no unshare, mount and setpriv to hide processes with");
+        return;
+    }
+    let config_file = site.config_file();
+    let command = hidden(&[program.as_os_str(), "--config".as_ref(), config_file.as_os_str()]);
+    let daemon = site.start_as(command, site.socket());
+    let log = daemon.log();
+    assert!(log.contains("writer_unit is null") && log.contains("ProtectProc=default"), "{log}");
+    let mut conn = daemon.connect();
+    conn.ok(on("settings", put("a")));
+    assert_eq!(writers(&mut conn, "storage_latest"), json!([[1, "a", 0, null]]));
 }

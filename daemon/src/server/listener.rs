@@ -30,6 +30,7 @@ use super::Server;
 use super::access::Peer;
 use super::activation;
 use super::connection::Connection;
+use super::unit;
 use crate::config::DaemonConfig;
 
 /// Why the socket cannot be had.
@@ -141,6 +142,9 @@ impl Socket {
 
     /// Accepts connections until the daemon stops, then waits until all are drained.
     pub async fn serve(self, server: &Arc<Server>, mut stopping: watch::Receiver<bool>) {
+        if server.config.records_writers() {
+            unit::warn_where_hidden();
+        }
         let mut connections = JoinSet::new();
         let by_uid = Arc::new(Mutex::new(HashMap::new()));
         loop {

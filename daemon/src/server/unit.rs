@@ -16,6 +16,17 @@ const REMOVED: &str = " (deleted)";
 /// The ends of the names of units that processes run in. A slice only holds other units.
 const UNITS: [&str; 6] = [".service", ".scope", ".socket", ".mount", ".swap", ".timer"];
 
+/// Says so where the daemon does not see other users' processes, so that their units stay unknown.
+pub(super) fn warn_where_hidden() {
+    // There is always a first process, and it is another user's, or else the daemon is root or it.
+    if std::fs::read_to_string("/proc/1/cgroup").is_err() {
+        tracing::warn!(
+            "record_writer: processes of other users are hidden from the daemon, so writer_unit is null for them; \
+             as a service it needs ProtectProc=default"
+        );
+    }
+}
+
 /// The unit of a process, at this moment.
 pub(super) fn unit_of(pid: u32) -> Option<Box<str>> {
     let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
