@@ -183,7 +183,7 @@ impl Checker {
         let millis = |key: &str, value, default, least| -> Checked<Duration> {
             Ok(Duration::from_millis(size(key, value, default, least)? as u64))
         };
-        let max_subscriptions = size("max_subscriptions", raw.max_subscriptions, 256, 0)?;
+        let per_uid = raw.max_subscriptions_per_uid.or(raw.max_subscriptions);
         Ok(Limits {
             max_line_bytes: self.number(
                 "limits.max_line_bytes",
@@ -216,13 +216,8 @@ impl Checker {
             query_timeout: millis("query_timeout_ms", raw.query_timeout_ms, 30_000, 1)?,
             max_locks: size("max_locks", raw.max_locks, 1024, 0)?,
             max_producers: size("max_producers", raw.max_producers, 10_000, 1)?,
-            max_subscriptions,
-            max_subscriptions_per_uid: size(
-                "max_subscriptions_per_uid",
-                raw.max_subscriptions_per_uid,
-                max_subscriptions as i64,
-                0,
-            )?,
+            max_subscriptions: size("max_subscriptions", raw.max_subscriptions, 256, 0)?,
+            max_subscriptions_per_uid: size("max_subscriptions_per_uid", per_uid, 256, 0)?,
             max_open_dates: size("max_open_dates", raw.max_open_dates, 64, 1)?,
             busy_wait: millis("busy_wait_ms", raw.busy_wait_ms, 10_000, 0)?,
             duckdb_memory_bytes: size("duckdb_memory_bytes", raw.duckdb_memory_bytes, 256 << 20, 64 << 20)?
