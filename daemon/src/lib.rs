@@ -35,6 +35,8 @@ pub mod logging;
 pub mod memory;
 pub mod metrics;
 pub mod offline;
+#[cfg(test)]
+mod planted;
 pub mod schedule;
 pub mod server;
 pub mod signals;

@@ -16,6 +16,8 @@ mod flush;
 pub mod foreign;
 mod health;
 mod hurry;
+#[cfg(test)]
+pub(crate) mod plain;
 mod plan;
 mod read;
 mod rebuild;
