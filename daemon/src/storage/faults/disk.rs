@@ -152,7 +152,7 @@ impl FaultyDisk {
         let left = before.and_then(|before| before.state.lock().take_model());
         let model = match left {
             Some(model) => model.moved(root.to_owned(), kept),
-            None => Model::new(root.to_owned(), kept),
+            None => Model::new(root, kept),
         };
         let Planned { crash, chance, fault, bug } = planned;
         let state = State {

@@ -168,51 +168,48 @@ impl Ledger {
             .copied()
             .filter(|number| matches!(self.writes[*number].known, Known::Uncertain | Known::Buffered))
             .collect();
-        let seen = match found {
-            Some((data, seq)) => {
-                let sent = |number: &&usize| self.writes[**number].data.as_ref() == Some(data);
-                let Some(number) = numbers.iter().find(sent).copied() else {
-                    return self
-                        .problem(format!("WRONG {when}: {address:?} was never sent: {}", brief(Some(data))));
-                };
-                let write = &self.writes[number];
-                let (known, told) = (write.known, write.seq);
-                if told.is_some_and(|told| told != *seq) {
-                    self.problem(format!("WRONG {when}: {address:?} has place {seq}, answered was {told:?}"));
-                }
-                if known == Known::Absent {
-                    self.problem(format!(
-                        "WRONG {when}: {address:?} is there, but was refused: {}",
-                        brief(Some(data))
-                    ));
-                }
-                if let Some(last) = last.filter(|last| number < *last) {
-                    let lost = &self.writes[last];
-                    self.problem(format!(
-                        "LOST {when}: {address:?} has place {seq}, but {:?} was durable ({})",
-                        lost.seq,
-                        brief(lost.data.as_deref())
-                    ));
-                }
-                self.writes[number].seq = Some(*seq);
-                Some(number)
+        let seen = if let Some((data, seq)) = found {
+            let sent = |number: &&usize| self.writes[**number].data.as_ref() == Some(data);
+            let Some(number) = numbers.iter().find(sent).copied() else {
+                return self
+                    .problem(format!("WRONG {when}: {address:?} was never sent: {}", brief(Some(data))));
+            };
+            let write = &self.writes[number];
+            let (known, told) = (write.known, write.seq);
+            if told.is_some_and(|told| told != *seq) {
+                self.problem(format!("WRONG {when}: {address:?} has place {seq}, answered was {told:?}"));
             }
-            None => {
-                let is_deletion = |number: &usize| self.writes[*number].data.is_none();
-                let last = last.map(|last| &self.writes[last]);
-                match (last, open.iter().any(is_deletion)) {
-                    (Some(Write { data: Some(data), seq, .. }), false) => {
-                        let problem =
-                            format!("LOST {when}: {address:?} with place {seq:?}: {}", brief(Some(data)));
-                        self.problem(problem);
-                        None
-                    }
-                    // It is gone, so it was deleted.
-                    (Some(Write { data: Some(_), .. }), true) if open.len() == 1 => Some(open[0]),
-                    // Which of them took place does not show.
-                    (_, true) => return,
-                    (_, false) => None,
+            if known == Known::Absent {
+                self.problem(format!(
+                    "WRONG {when}: {address:?} is there, but was refused: {}",
+                    brief(Some(data))
+                ));
+            }
+            if let Some(last) = last.filter(|last| number < *last) {
+                let durable = &self.writes[last];
+                self.problem(format!(
+                    "LOST {when}: {address:?} has place {seq}, but {:?} was durable ({})",
+                    durable.seq,
+                    brief(durable.data.as_deref())
+                ));
+            }
+            self.writes[number].seq = Some(*seq);
+            Some(number)
+        } else {
+            let is_deletion = |number: &usize| self.writes[*number].data.is_none();
+            let last = last.map(|last| &self.writes[last]);
+            match (last, open.iter().any(is_deletion)) {
+                (Some(Write { data: Some(data), seq, .. }), false) => {
+                    let problem =
+                        format!("LOST {when}: {address:?} with place {seq:?}: {}", brief(Some(data)));
+                    self.problem(problem);
+                    None
                 }
+                // It is gone, so it was deleted.
+                (Some(Write { data: Some(_), .. }), true) if open.len() == 1 => Some(open[0]),
+                // Which of them took place does not show.
+                (_, true) => return,
+                (_, false) => None,
             }
         };
         for number in open {

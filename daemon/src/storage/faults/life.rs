@@ -50,7 +50,10 @@ pub(super) struct Life {
 
 /// Writes that are being synced: nobody may see them yet.
 #[derive(Default)]
-struct InFlight(Option<(Arc<Partition>, Vec<(usize, Record)>)>);
+struct InFlight(Option<(Arc<Partition>, Numbered)>);
+
+/// Writes with their numbers in the ledger.
+type Numbered = Vec<(usize, Record)>;
 
 pub(super) fn dates() -> [Date; 2] {
     ["2025-01-15", "2025-01-16"].map(|date| Date::parse(date).expect("a date"))
@@ -455,7 +458,9 @@ fn note(ledger: &mut Ledger, numbers: &[usize], result: &UnitResult, sync: bool)
         }
         UnitResult::Refused(Refusal::OutcomeUnknown(_)) => {}
         UnitResult::Refused(_) | UnitResult::Cold { .. } => {
-            numbers.iter().for_each(|number| ledger.answered(*number, Known::Absent, None));
+            for number in numbers {
+                ledger.answered(*number, Known::Absent, None);
+            }
         }
     }
 }

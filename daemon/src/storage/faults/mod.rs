@@ -17,6 +17,7 @@ mod chance;
 mod disk;
 mod errors;
 mod fault;
+mod found;
 mod kills;
 mod ledger;
 mod life;

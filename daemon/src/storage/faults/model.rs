@@ -133,10 +133,10 @@ fn is_duckdbs(name: &str) -> bool {
 
 impl Model {
     /// A disk on which everything that is there is durable.
-    pub(super) fn new(root: PathBuf, kept: PathBuf) -> Self {
+    pub(super) fn new(root: &Path, kept: PathBuf) -> Self {
         fs::create_dir_all(&kept).expect("made");
-        let mut model = Self { root: root.clone(), kept, files: Vec::new(), directories: BTreeMap::new() };
-        model.adopt(&root);
+        let mut model = Self { root: root.to_owned(), kept, files: Vec::new(), directories: BTreeMap::new() };
+        model.adopt(root);
         model
     }
 
