@@ -48,8 +48,8 @@ fn a_directory_that_a_killed_process_has_made_is_made_durable() {
         let root = |life: u64| dir.path().join(format!("{seed}-{life}"));
         std::fs::create_dir(root(0)).expect("made");
         let chance = || Chance::new(seed);
-        // The directory is made, and not synced.
-        let fault = Fault::Stop { who: Who::Main, at: 2 };
+        // What is above is synced, the directory is made, and not synced.
+        let fault = Fault::Stop { who: Who::Main, at: 3 };
         let killed = Planned { crash: Crash::Kill, chance: chance(), fault, bug: None };
         let killed = FaultyDisk::new(&root(0), &root(1), killed, None);
         create_dir_durably(&killed, &root(0).join("day")).expect_err("it is killed");

@@ -112,6 +112,13 @@ impl Ledger {
         }
     }
 
+    /// What was answered and not durable may be gone; no later sync makes it durable any more.
+    pub(super) fn crashed(&mut self) {
+        for write in self.writes.iter_mut().filter(|write| write.known == Known::Buffered) {
+            write.known = Known::Uncertain;
+        }
+    }
+
     fn settle(&mut self, place: Place, seq: Option<u64>) {
         let top = self.top.entry(place).or_default();
         *top = (*top).max(seq.unwrap_or(0));
@@ -160,6 +167,7 @@ impl Ledger {
         found: Option<&(String, u64)>,
         when: &str,
     ) {
+        let before = self.problems.len();
         let last = numbers.iter().copied().rev().find(|number| self.writes[*number].known == Known::Durable);
         let later = |number: &&usize| last.is_none_or(|last| **number > last);
         let open: Vec<usize> = numbers
@@ -212,6 +220,14 @@ impl Ledger {
                 (_, false) => None,
             }
         };
+        if self.problems.len() > before {
+            let told = |number: &usize| {
+                let Write { known, seq, data, .. } = &self.writes[*number];
+                format!("{number} {known:?} {seq:?} {}", brief(data.as_deref()))
+            };
+            let told = numbers.iter().map(told).collect::<Vec<_>>().join("; ");
+            self.problems.push(format!("(the writes of {address:?}: {told})"));
+        }
         for number in open {
             let is_seen = Some(number) == seen;
             // What stands before what was seen may have taken place; only a history tells.

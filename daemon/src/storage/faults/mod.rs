@@ -159,6 +159,7 @@ async fn live(
             (outcome.by_who, outcome.by_kind) = (disk.by_who(), disk.by_kind());
         }
         drop(outcome);
+        ledger.lock().crashed();
         before = Some(disk);
     }
     last_life(tools, &root(count), plan.knobs, ledger, (exported, backed_up)).await

@@ -260,6 +260,9 @@ impl Model {
     }
 
     pub(super) fn synced_dir(&mut self, path: &Path) {
+        if !path.starts_with(&self.root) {
+            return;
+        }
         self.look_at(path);
         let directory = self.directory(path);
         directory.durable = directory.current.clone();

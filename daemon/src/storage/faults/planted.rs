@@ -9,7 +9,7 @@ use crate::planted::Bug;
 /// The table of bugs and the instruments that catch them.
 const README: &str = include_str!("../../../../tests/README.md");
 /// So many runs of an instrument are made at most to find a bug.
-const RUNS: u64 = 60;
+const RUNS: u64 = 120;
 
 /// The instruments that the table names for a bug.
 fn instruments(bug: Bug) -> Vec<&'static str> {
