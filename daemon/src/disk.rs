@@ -52,6 +52,12 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
     /// Bytes that an unprivileged writer can still use on the file system of `path`.
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+
+    /// The bug that a test has planted in whoever uses this disk.
+    #[cfg(test)]
+    fn planted(&self) -> Option<crate::planted::Bug> {
+        None
+    }
 }
 
 /// The operations on one open file. Each fails with what the operating system says.
@@ -170,10 +176,15 @@ impl DiskFile for RealFile {
 /// # Errors
 /// When a directory cannot be made or its parent cannot be synced.
 pub fn create_dir_durably(disk: &dyn Disk, path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
     let parent = parent_of(path);
+    if path.is_dir() {
+        // Whoever made it may have ended before it was durable. Below a directory that is not ours to read it is not
+        // ours either.
+        return match disk.sync_dir(parent) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            synced => synced,
+        };
+    }
     create_dir_durably(disk, parent)?;
     disk.create_dir(path)?;
     disk.sync_dir(parent)

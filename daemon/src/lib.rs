@@ -39,6 +39,8 @@ pub mod logging;
 pub mod memory;
 pub mod metrics;
 pub mod offline;
+#[cfg(test)]
+mod planted;
 pub mod schedule;
 pub mod server;
 pub mod signals;

@@ -256,6 +256,12 @@ impl Flush<'_> {
             .map_err(table.failed("counting new rows"))?;
         expect(table, "new rows inserted", expected, inserted)?;
         producers::write(self.conn, table, self.producers)?;
+        #[cfg(test)]
+        if crate::planted::is_here(crate::planted::Bug::FlushedSeqApart) {
+            run("COMMIT", "ending a transaction")?;
+            crate::planted::step();
+            run("BEGIN TRANSACTION", "beginning a transaction")?;
+        }
         let sql = format!("UPDATE {} SET flushed_seq = ?", table.state_sql());
         let states = self
             .conn
@@ -263,7 +269,11 @@ impl Flush<'_> {
             .map_err(table.failed("moving flushed_seq"))?;
         expect(table, "flushed_seq moved", 1, states as u64)?;
         let failed = |source| DuckError::Commit { file: table.file.clone(), source: Box::new(source) };
+        #[cfg(test)]
+        crate::planted::step();
         self.conn.execute_batch("COMMIT").map_err(failed)?;
+        #[cfg(test)]
+        crate::planted::step();
         table.set_flushed_seq(change.through_seq);
         Ok(expected)
     }

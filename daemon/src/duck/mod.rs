@@ -17,6 +17,8 @@ pub mod foreign;
 pub mod gate;
 mod health;
 mod hurry;
+#[cfg(test)]
+pub(crate) mod plain;
 mod plan;
 mod producers;
 pub mod query;

@@ -15,7 +15,6 @@ mod tests;
 mod writer;
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +22,7 @@ use arrow::array::RecordBatch;
 use fastpersist_protocol::time::Date;
 use parquet::errors::ParquetError;
 
+use crate::disk::Disk;
 use crate::duck::{DuckError, Reader};
 use crate::storage::schema::Model;
 use writer::PartitionFile;
@@ -85,35 +85,46 @@ pub enum ExportError {
 ///
 /// # Errors
 /// Any [`ExportError`]. Files that were put in place before it stay, and are whole.
-pub fn export_dated(reader: &Reader, root: &Path, date: Date) -> Result<ExportOutcome, ExportError> {
+pub fn export_dated(
+    disk: &dyn Disk,
+    reader: &Reader,
+    root: &Path,
+    date: Date,
+) -> Result<ExportOutcome, ExportError> {
     debug_assert_eq!(reader.model(), Model::Dated);
-    Export::new(root, "process_name", Some(format!("date={date}"))).run(reader)
+    Export::new(disk, root, "process_name", Some(format!("date={date}"))).run(reader)
 }
 
 /// Exports the latest values of a collection storage: a file for each collection.
 ///
 /// # Errors
 /// Any [`ExportError`]. Files that were put in place before it stay, and are whole.
-pub fn export_collection(reader: &Reader, root: &Path) -> Result<ExportOutcome, ExportError> {
+pub fn export_collection(
+    disk: &dyn Disk,
+    reader: &Reader,
+    root: &Path,
+) -> Result<ExportOutcome, ExportError> {
     debug_assert_eq!(reader.model(), Model::Collection);
-    Export::new(root, "collection_name", None).run(reader)
+    Export::new(disk, root, "collection_name", None).run(reader)
 }
 
 struct Export<'a> {
+    disk: &'a dyn Disk,
     root: &'a Path,
     /// The partition's column.
     column: &'static str,
     /// The directory below the partition's, for a dated storage.
     below: Option<String>,
-    open: Option<PartitionFile>,
-    written: BTreeSet<OsString>,
+    open: Option<PartitionFile<'a>>,
+    written: BTreeSet<String>,
     too_long: Vec<String>,
     outcome: ExportOutcome,
 }
 
 impl<'a> Export<'a> {
-    fn new(root: &'a Path, column: &'static str, below: Option<String>) -> Self {
+    fn new(disk: &'a dyn Disk, root: &'a Path, column: &'static str, below: Option<String>) -> Self {
         Self {
+            disk,
             root,
             column,
             below,
@@ -143,10 +154,9 @@ impl<'a> Export<'a> {
             }
             return Ok(());
         }
-        let directory = OsString::from(directory);
         if !self.written.contains(&directory) {
             self.publish()?;
-            self.open = Some(PartitionFile::create(self.path(&directory), &batch.schema())?);
+            self.open = Some(PartitionFile::create(self.disk, self.path(&directory), &batch.schema())?);
             self.written.insert(directory);
         }
         match &mut self.open {
@@ -156,7 +166,7 @@ impl<'a> Export<'a> {
     }
 
     /// The file of a partition.
-    fn path(&self, directory: &OsString) -> PathBuf {
+    fn path(&self, directory: &str) -> PathBuf {
         let mut path = self.root.join(directory);
         path.extend(&self.below);
         path.join(FILE)
@@ -174,10 +184,10 @@ impl<'a> Export<'a> {
     /// Removes the files of partitions that have no rows any more.
     fn remove_gone(&mut self) -> Result<(), ExportError> {
         let prefix = format!("{}=", self.column);
-        for directory in files::list(self.root)? {
-            let is_ours = directory.to_str().is_some_and(|name| name.starts_with(&prefix));
+        for directory in files::list(self.disk, self.root)? {
+            let is_ours = directory.starts_with(&prefix);
             if is_ours && !self.written.contains(&directory) {
-                let removed = files::remove(&self.path(&directory), self.root)?;
+                let removed = files::remove(self.disk, &self.path(&directory), self.root)?;
                 self.outcome.removed += u64::from(removed);
             }
         }

@@ -12,6 +12,7 @@ use parquet::basic::Compression;
 use tempfile::TempDir;
 
 use super::*;
+use crate::disk::RealDisk;
 use crate::duck::{
     Engine, EngineSettings, Files, FlushBatch, FlushRow, FlushRows, FlushWrite, Present, Store,
 };
@@ -56,8 +57,10 @@ impl Place {
     fn export(&self, store: &Store) -> Result<ExportOutcome, ExportError> {
         let reader = store.reader().expect("a reader");
         match reader.model() {
-            Model::Dated => export_dated(&reader, &self.root(), Date::from_ymd(2025, 1, 15).expect("a date")),
-            Model::Collection => export_collection(&reader, &self.root()),
+            Model::Dated => {
+                export_dated(&RealDisk, &reader, &self.root(), Date::from_ymd(2025, 1, 15).expect("a date"))
+            }
+            Model::Collection => export_collection(&RealDisk, &reader, &self.root()),
         }
     }
 

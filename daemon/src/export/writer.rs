@@ -2,7 +2,6 @@
 //!
 //! Invariant: a file that was not published leaves nothing behind.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
@@ -13,26 +12,29 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
+use super::files::Appended;
 use super::{ExportError, files};
+use crate::disk::Disk;
 
 /// A row group ends at this many rows, which is what most readers like …
 const GROUP_ROWS: usize = 122_880;
 /// … or when it has taken this much memory.
 const GROUP_BYTES: usize = 32 << 20;
 
-pub(super) struct PartitionFile {
+pub(super) struct PartitionFile<'d> {
+    disk: &'d dyn Disk,
     path: PathBuf,
     beside: PathBuf,
-    writer: Option<ArrowWriter<File>>,
+    writer: Option<ArrowWriter<Appended>>,
     rows: u64,
 }
 
-impl PartitionFile {
+impl<'d> PartitionFile<'d> {
     /// Begins the file for `path`, under another name.
-    pub(super) fn create(path: PathBuf, schema: &SchemaRef) -> Result<Self, ExportError> {
+    pub(super) fn create(disk: &'d dyn Disk, path: PathBuf, schema: &SchemaRef) -> Result<Self, ExportError> {
         let beside = files::beside(&path);
-        let file = files::create(&beside)?;
-        let mut this = Self { path, beside, writer: None, rows: 0 };
+        let file = files::create(disk, &beside)?;
+        let mut this = Self { disk, path, beside, writer: None, rows: 0 };
         // Arrow's own schema would make readers restore 64-bit offsets, which say nothing here.
         let options = ArrowWriterOptions::new().with_properties(properties()).with_skip_arrow_metadata(true);
         let writer = ArrowWriter::try_new_with_options(file, SchemaRef::clone(schema), options);
@@ -54,7 +56,7 @@ impl PartitionFile {
     pub(super) fn publish(mut self) -> Result<u64, ExportError> {
         if let Some(writer) = self.writer.take() {
             match writer.into_inner() {
-                Ok(file) => files::publish(&file, &self.beside, &self.path)?,
+                Ok(file) => files::publish(self.disk, file, &self.beside, &self.path)?,
                 Err(source) => return Err(failed(&self.path)(source)),
             }
         }
@@ -62,10 +64,10 @@ impl PartitionFile {
     }
 }
 
-impl Drop for PartitionFile {
+impl Drop for PartitionFile<'_> {
     fn drop(&mut self) {
         // After a rename there is nothing under this name; before it, nobody needs what is there.
-        let _ = files::remove_file(&self.beside);
+        let _ = files::remove_file(self.disk, &self.beside);
     }
 }
 

@@ -140,16 +140,17 @@ impl Partition {
         let through_seq = self.appended_seq();
         self.flush()?;
         let Some(reader) = self.take_reader()? else { return Ok(ExportOutcome::default()) };
+        let disk = &*self.shared().disk;
         let outcome = match self.date() {
-            Some(date) => export::export_dated(&reader, root, date),
-            None => export::export_collection(&reader, root),
+            Some(date) => export::export_dated(disk, &reader, root, date),
+            None => export::export_collection(disk, &reader, root),
         };
         let outcome = outcome?;
         let config = self.config();
         if config.parquet_path.as_deref() == Some(root) {
             let date = self.date().map(|date| date.to_string()).unwrap_or_default();
             let directory = config.base_dir.join(date);
-            if let Err(error) = exported::note(&*self.shared().disk, &directory, through_seq, root) {
+            if let Err(error) = exported::note(disk, &directory, through_seq, root) {
                 tracing::warn!(storage = %config.name, %error, "that it was exported could not be noted; it is exported again");
             }
         }

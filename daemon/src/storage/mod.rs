@@ -9,6 +9,8 @@ pub mod collection;
 pub mod dated;
 pub mod exported;
 pub mod exporting;
+#[cfg(test)]
+pub(crate) mod faults;
 pub mod feed;
 mod group;
 pub mod health;

@@ -236,6 +236,10 @@ pub fn has_valid_checksum(line: &[u8]) -> bool {
     let Some(digits) = suffix.strip_prefix(CRC_FIELD).and_then(|rest| rest.strip_suffix(b"\"}")) else {
         return false;
     };
+    #[cfg(test)]
+    if crate::planted::is_here(crate::planted::Bug::NoChecksumTest) {
+        return true;
+    }
     let crc = crc32fast::hash(body);
     (0..8).all(|index| digits[index] == json::HEX[(crc >> ((7 - index) * 4)) as usize & 15])
 }

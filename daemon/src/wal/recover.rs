@@ -101,7 +101,9 @@ pub fn recover(
     settled_seq: Option<u64>,
     mut on_entry: impl FnMut(Entry),
 ) -> Result<Recovered, RecoverError> {
-    let (found, leftovers) = find(&**disk, directories)?;
+    #[cfg(test)]
+    let _planted = crate::planted::on_this_thread(disk.planted());
+    let (mut found, leftovers) = find(&**disk, directories)?;
     if settled_seq == Some(flushed_seq) {
         let behind = found.iter().skip(1).map(|next| next.first_seq.map(|seq| seq - 1)).chain([None]);
         let sealed = found.iter().zip(behind);
@@ -113,7 +115,9 @@ pub fn recover(
     let mut last_seq = None;
     let mut end = None;
     let count = found.len();
-    for (index, segment) in found.iter().enumerate() {
+    for index in 0..count {
+        put_last_what_cannot_stand_here(&mut found[index..], last_seq);
+        let segment = &found[index];
         let next_first = found[index + 1..].iter().find_map(|next| next.first_seq);
         if let Some(next_first) = next_first.filter(|next| *next <= flushed_seq + 1) {
             // Wholly flushed: not worth reading.
@@ -148,18 +152,29 @@ pub fn recover(
         if let Some(last) = scanned.last_seq {
             sealed.push(Sealed { bytes: scanned.valid_bytes as u64, ..sealed_as_found(segment, last) });
         }
-        end = Some((segment, bytes, scanned));
+        end = Some((index, bytes, scanned));
     }
     for path in &leftovers {
         disk.remove(path).map_err(RecoverError::io(path))?;
     }
     let torn_count = match end {
-        Some((segment, bytes, scanned)) => {
-            settle_newest(&**disk, &segment.path, &bytes, scanned, flushed_seq)?
+        Some((index, bytes, scanned)) => {
+            settle_newest(&**disk, &found[index].path, &bytes, scanned, flushed_seq)?
         }
         None => 0,
     };
     Ok(Recovered { sealed, last_seq: last_seq.unwrap_or(0).max(flushed_seq), torn_count })
+}
+
+/// A segment in which nothing can be read stands where its label says, and the label is no better than the clock was.
+/// Where the next record is in the segment behind it, it cannot stand here: it is the one that was begun last.
+fn put_last_what_cannot_stand_here(found: &mut [Found], last_seq: Option<u64>) {
+    let readable = found.iter().position(|segment| segment.readable_seq.is_some());
+    if let (Some(readable), Some(last)) = (readable, last_seq)
+        && found[readable].first_seq == Some(last + 1)
+    {
+        found.rotate_left(readable);
+    }
 }
 
 fn sealed_as_found(segment: &Found, last_seq: u64) -> Sealed {

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::disk::{DiskFile, RealDisk};
+use crate::storage::schema::Model;
 
 /// The real disk, but the next syncs and writes of files fail as often as is asked for.
 #[derive(Debug, Default)]
@@ -127,4 +128,45 @@ fn a_full_disk_refuses_cleanly_and_lets_go_by_itself() {
         wal.sync().expect("a sync");
         assert_eq!(latch.reason(), None);
     }
+}
+
+/// A line of a dated storage's log.
+fn line(seq: u64) -> Vec<u8> {
+    let (body, mut out) = (
+        format!(r#"{{"op":"store","key":"k{seq}","data":{{}},"updated_at":"2025-01-15T10:30:00Z""#),
+        Vec::new(),
+    );
+    entry::finish_line(body.as_bytes(), entry::hash_body(body.as_bytes()), seq, seq - 1, &mut out);
+    out
+}
+
+/// Found by a power cut: the clock had been set back over midnight, and of the segment that was begun then nothing
+/// was readable. By its label it stood before one of the day after, and the daemon refused to start over damage.
+#[test]
+fn a_torn_segment_of_a_clock_that_went_back_is_the_end_of_the_log() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let days = ["2025-01-15", "2025-01-16"].map(|day| dir.path().join(day));
+    for day in &days {
+        std::fs::create_dir(day).expect("made");
+    }
+    std::fs::write(days[0].join("wal_000001.jsonl"), [line(1), line(2)].concat()).expect("written");
+    std::fs::write(days[1].join("wal_000001.jsonl"), line(3)).expect("written");
+    let torn = days[0].join("wal_000002.jsonl");
+    std::fs::write(&torn, &line(4)[..40]).expect("written");
+    let mut found = Vec::new();
+    let mut recover = || {
+        let disk = RealDisk::shared();
+        found.clear();
+        let recovered = recover::recover(&disk, &days, Model::Dated, 0, None, |entry| found.push(entry.seq))
+            .map(|r| r.torn_count);
+        (found.clone(), recovered)
+    };
+    let (found, recovered) = recover();
+    assert_eq!(found, [1, 2, 3]);
+    assert_eq!(recovered.expect("it starts"), 1);
+    assert!(!torn.exists(), "it was cut off");
+    // Where a record is missing it may have been in there.
+    std::fs::write(&torn, &line(4)[..40]).expect("written");
+    std::fs::write(days[1].join("wal_000001.jsonl"), line(4)).expect("written");
+    assert!(matches!(recover().1, Err(recover::RecoverError::Damaged { .. })));
 }

@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Partition;
-use crate::disk;
+use crate::disk::{self, Disk};
 use crate::duck::query;
-use crate::duck::{DuckError, FlushBatch, FlushRow, FlushRows, FlushWrite, Present, Store};
+use crate::duck::{DuckError, Files, FlushBatch, FlushRow, FlushRows, FlushWrite, Present, Store};
 use crate::memory;
 use crate::storage::memtable::{DirtyRow, EVICTED_AT_ONCE, PendingWrite, Replaces, Taking, Unflushed};
 use crate::storage::producers::Change;
@@ -42,8 +42,8 @@ pub enum FlushError {
     /// The log could not be synced, so what is in memory must not go to DuckDB.
     #[error(transparent)]
     Wal(#[from] WalError),
-    /// The database's directory cannot be made.
-    #[error("the database's directory cannot be made: {0}")]
+    /// The database's directory cannot be made, or not be made durable.
+    #[error("the database's directory cannot be made durable: {0}")]
     Directory(std::io::Error),
     /// The flush's thread could not be started, or did not come to its end.
     #[error("the flush's thread failed: {0}")]
@@ -92,6 +92,12 @@ fn present(replaces: Replaces) -> Present {
 pub(super) struct FlushTurn {
     /// The earliest moment for the next flush by number of records, by the clock that never goes back.
     pub(super) not_before: Duration,
+}
+
+/// Makes durable which database files there are. DuckDB syncs what is in its files and not their names; and where one
+/// of its own logs that it has removed were back after a power cut, it would be replayed once more.
+pub(super) fn sync_names(disk: &dyn Disk, files: &Files) -> std::io::Result<()> {
+    files.paths().try_for_each(|file| disk.sync_dir(disk::parent_of(file)))
 }
 
 /// By how much the flush's thread steps back behind those that answer clients.
@@ -232,6 +238,8 @@ impl Partition {
         self.sync_wal()?;
         self.check_room()?;
         let store = self.open_store()?;
+        #[cfg(test)]
+        let _planted = crate::planted::on_this_thread(self.shared.disk.planted());
         let batch = FlushBatch { through_seq, rows: flush_rows(unflushed), producers };
         let outcome = match store.flush(&batch) {
             Err(error) if query::is_out_of_memory(&error) && self.make_queries_yield() => {
@@ -239,6 +247,10 @@ impl Partition {
             }
             outcome => outcome?,
         };
+        #[cfg(test)]
+        if crate::planted::is_here(crate::planted::Bug::SegmentBeforeCheckpoint) {
+            self.checkpointed_seq.fetch_max(through_seq, Ordering::AcqRel);
+        }
         if store.wal_bytes() > self.checkpoint_log_bytes() {
             self.checkpoint(&store, through_seq);
         }
@@ -285,6 +297,8 @@ impl Partition {
         }
         let (engine, schema) = (Arc::clone(&self.shared.engine), Arc::new(self.config.schema.clone()));
         let store = Arc::new(Store::open(engine, schema, self.files.clone())?);
+        // Of two new files that belong together one could be gone.
+        sync_names(&*self.shared.disk, &self.files).map_err(FlushError::Directory)?;
         *self.store.write() = Some(Arc::clone(&store));
         Ok(store)
     }
@@ -298,6 +312,10 @@ impl Partition {
         let begun = Instant::now();
         match store.checkpoint() {
             Ok(()) => {
+                if let Err(error) = sync_names(&*self.shared.disk, &self.files) {
+                    tracing::warn!(storage = %self.config.name, %error, "the checkpoint is not durable; it is tried again");
+                    return;
+                }
                 self.checkpointed_seq.fetch_max(flushed_seq, Ordering::AcqRel);
                 tracing::debug!(storage = %self.config.name, took = ?begun.elapsed(), "checkpoint");
             }
@@ -342,8 +360,13 @@ impl Partition {
         self.readers.lock().clear();
         if let Some(store) = self.store.write().take() {
             let seq = store.flushed_seq();
+            let names_synced = || sync_names(&*self.shared.disk, &self.files);
             match store.close() {
-                Ok(()) => drop(self.checkpointed_seq.fetch_max(seq, Ordering::AcqRel)),
+                Ok(()) if names_synced().is_ok() => {
+                    self.checkpointed_seq.fetch_max(seq, Ordering::AcqRel);
+                }
+                // The log is kept, and the next start sees to it.
+                Ok(()) => {}
                 Err(error) => {
                     tracing::warn!(storage = %self.config.name, %error, "DuckDB did not close cleanly");
                 }

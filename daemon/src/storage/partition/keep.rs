@@ -41,6 +41,14 @@ impl Partition {
         }
     }
 
+    /// Seals the log now, whatever its age, and removes what is not needed any more.
+    #[cfg(test)]
+    pub(in crate::storage) fn tidy(&self) -> Result<(), super::FlushError> {
+        let sealed = self.wal.lock().seal().map_err(Into::into);
+        self.remove_old_segments();
+        sealed
+    }
+
     pub(super) fn must_fill(&self) -> bool {
         self.config.cache_max_bytes == 0 && !self.memtable.read().is_complete()
     }

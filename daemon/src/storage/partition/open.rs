@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use super::backup::BackedUp;
+use super::flush::sync_names;
 use super::rebuild::{Bad, Case};
 use super::{Layout, Partition, Shared, notes};
 use crate::config::StorageConfig;
@@ -187,6 +188,11 @@ impl Opened {
 
     fn on((store, producers): OpenStore, case: Case<'_>, suspect: bool) -> Result<Self, OpenError> {
         let Case { layout, config, shared } = case;
+        // Whoever made or removed them may have ended before that was durable.
+        sync_names(&*shared.disk, &layout.files).map_err(|source| {
+            let file = config.base_dir.display().to_string();
+            OpenError::Wal(RecoverError::Io { file, source })
+        })?;
         let (flushed_seq, empty) = (store.flushed_seq(), store.row_count() == 0);
         let replayed = replay(layout, config, shared, flushed_seq, empty);
         let (mut memtable, recovered) = replayed.map_err(|log| OpenError::of_log(config, log))?;

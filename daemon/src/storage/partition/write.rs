@@ -7,6 +7,8 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::Partition;
+#[cfg(test)]
+use crate::planted::Bug;
 use crate::storage::group::{self, Encoded, Start};
 use crate::wal::WalError;
 use crate::wal::commit::{Gone, Refusal, Reply, Submission, UnitResult, Waiting};
@@ -161,6 +163,14 @@ impl Partition {
             Some(reason) => refuse_all(group, &Refusal::ReadOnly(reason.to_owned())),
             None => self.commit_group(group, lines),
         };
+        #[cfg(test)]
+        if self.has_planted(Bug::AnswerBeforePublish) {
+            for (waiting, results) in group.iter_mut().zip(&results) {
+                std::mem::replace(&mut waiting.reply, Reply::new(drop)).send(results.clone());
+            }
+            self.publish(group, &results);
+            return group.clear();
+        }
         for (waiting, results) in group.drain(..).zip(results) {
             waiting.reply.send(results);
         }
@@ -177,11 +187,19 @@ impl Partition {
         if encoded.records == 0 {
             return self.answer_without_writing(&mut wal, group, results);
         }
+        #[cfg(test)]
+        if self.has_planted(Bug::PublishBeforeSync) {
+            self.publish(group, &results);
+        }
         if let Err(error) = self.append(&mut wal, lines, encoded) {
             tracing::error!(storage = %self.config.name, %error, "a commit group failed");
             return refuse_done(results, &refusal(&error));
         }
         drop(wal);
+        #[cfg(test)]
+        if self.has_planted(Bug::AnswerBeforePublish) {
+            return results;
+        }
         self.publish(group, &results);
         if self.watermarks.appended() - self.watermarks.flushed() >= self.config.batch_size {
             self.want_flush();
@@ -217,6 +235,11 @@ impl Partition {
     fn append(&self, wal: &mut crate::wal::Wal, lines: &[u8], encoded: Encoded) -> Result<(), WalError> {
         wal.append(lines, encoded.last_seq, encoded.records, self.today())?;
         self.watermarks.advance_appended(encoded.last_seq);
+        #[cfg(test)]
+        if self.has_planted(Bug::AnswerBeforeSync) {
+            self.watermarks.advance_durable();
+            return Ok(());
+        }
         if encoded.sync {
             let begun = Instant::now();
             wal.sync()?;
@@ -228,6 +251,11 @@ impl Partition {
         }
         self.stats.note_commit(encoded.records);
         Ok(())
+    }
+
+    #[cfg(test)]
+    fn has_planted(&self, bug: Bug) -> bool {
+        self.shared.disk.planted() == Some(bug)
     }
 
     /// Lets readers see what is done. A record has a place if and only if its request is done.

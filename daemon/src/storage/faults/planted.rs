@@ -1,0 +1,78 @@
+//! That the instruments find something: each planted bug is found by those that `tests/README.md` names for it.
+
+use std::sync::Arc;
+
+use super::fault::Who;
+use super::{Outcome, Tools, errors, kills, power};
+use crate::planted::Bug;
+
+/// The table of bugs and the instruments that catch them.
+const README: &str = include_str!("../../../../tests/README.md");
+/// So many runs of an instrument are made at most to find a bug.
+const RUNS: u64 = 120;
+
+/// The instruments that the table names for a bug.
+fn instruments(bug: Bug) -> Vec<&'static str> {
+    let start = format!("| `{}` |", bug.name());
+    let row = README.lines().find(|line| line.starts_with(&start));
+    let row = row.unwrap_or_else(|| panic!("tests/README.md has no row for {}", bug.name()));
+    let last = row.trim_end_matches('|').rsplit('|').next().expect("a column");
+    last.split(',').map(str::trim).collect()
+}
+
+/// The first run of an instrument that finds the bug, and what it finds.
+async fn find(tools: &Arc<Tools>, instrument: &str, bug: Bug) -> Option<(u64, Outcome)> {
+    let found = |outcome: &Outcome| !outcome.problems.is_empty();
+    match instrument {
+        "power" => {
+            for seed in (0..).filter(|seed| power::fits(*seed, bug)).take(RUNS as usize) {
+                let outcome = power::cut(tools, seed, Some(bug)).await;
+                if found(&outcome) {
+                    return Some((seed, outcome));
+                }
+            }
+        }
+        "errors" => {
+            for seed in 0..RUNS {
+                let outcome = errors::fail(tools, seed, Some(bug)).await;
+                if found(&outcome) {
+                    return Some((seed, outcome));
+                }
+            }
+        }
+        "kills" => {
+            let (operations, outcome) = kills::operations(tools, Some(bug)).await;
+            if found(&outcome) {
+                return Some((0, outcome));
+            }
+            for who in [Who::DuckDb, Who::Main] {
+                let count = operations.get(&who).copied().unwrap_or(0);
+                for at in (1..=count).step_by(7) {
+                    let outcome = kills::kill(tools, who, at, Some(bug)).await;
+                    if found(&outcome) {
+                        return Some((at, outcome));
+                    }
+                }
+            }
+        }
+        other => panic!("tests/README.md names {other:?}, which is no instrument of these"),
+    }
+    None
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_planted_bug_is_found_by_the_instruments_that_the_table_names() {
+    let tools = Arc::new(Tools::new());
+    let mut missed = Vec::new();
+    for bug in Bug::ALL {
+        for instrument in instruments(bug) {
+            match find(&tools, instrument, bug).await {
+                Some((run, outcome)) => {
+                    println!("{}: found by {instrument} in run {run}: {}", bug.name(), outcome.problems[0]);
+                }
+                None => missed.push(format!("{} by {instrument}", bug.name())),
+            }
+        }
+    }
+    assert!(missed.is_empty(), "not found: {}", missed.join(", "));
+}
