@@ -295,3 +295,26 @@ fn the_command_shows_what_changed_between_two_moments() {
     assert_eq!((since_ever.len(), &since_ever[0]["item_name"]), (1, &json!("kept")));
     assert!(fastpersist(&site, &["diff", "k", "-c", "other", "--from", "0"]).is_empty());
 }
+
+#[test]
+fn many_large_histories_at_once_are_all_answered() {
+    let (_site, daemon, mut conn) = start(&format!("{QUIET}\ncache_max_bytes = 100000"));
+    let large = "x".repeat(900_000);
+    for n in 0..60 {
+        let mut store = store("i", n);
+        store["data"]["large"] = json!(large);
+        conn.ok(store);
+    }
+    conn.ok(json!({"op": "flush"}));
+    let asked =
+        json!({"op": "history", "storage": "settings", "key": "k", "collection_name": "c", "item_name": "i"});
+    let mut readers: Vec<_> = (0..16).map(|_| daemon.connect()).collect();
+    for reader in &mut readers {
+        reader.send(&asked);
+    }
+    for reader in &mut readers {
+        let answer = reader.text();
+        // Not parsed, and not shown: it has megabytes.
+        assert!(answer.starts_with("{\"ok\":true"), "{}", answer.chars().take(400).collect::<String>());
+    }
+}
