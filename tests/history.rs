@@ -318,3 +318,32 @@ fn many_large_histories_at_once_are_all_answered() {
         assert!(answer.starts_with("{\"ok\":true"), "{}", answer.chars().take(400).collect::<String>());
     }
 }
+
+#[test]
+fn a_history_is_whole_while_a_large_flush_is_committed() {
+    let (_site, daemon, mut conn) = start(QUIET);
+    let many = |item: &str, from: u64| {
+        let ops: Vec<_> = (from..from + 10_000)
+            .map(|n| json!({"op": "store", "key": "k", "collection_name": "c", "item_name": item, "data": {}, "value": n}))
+            .collect();
+        json!({"op": "batch", "storage": "settings", "ops": ops})
+    };
+    conn.ok(many("old", 0));
+    conn.ok(json!({"op": "flush"}));
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut conn = daemon.connect();
+            for round in 0..20 {
+                conn.ok(many("new", round * 20_000));
+                conn.ok(many("new", round * 20_000 + 10_000));
+                conn.ok(json!({"op": "flush"}));
+            }
+            done.store(true, Ordering::Release);
+        });
+        while !done.load(Ordering::Acquire) {
+            let (records, more) = page(&mut conn, "old", &json!({"limit": 1}));
+            assert_eq!((records.len(), more), (1, true), "what was flushed long ago");
+        }
+    });
+}
