@@ -1,11 +1,14 @@
 //! Roles: who may do what, by the uid behind the socket. The tests run as root and ask as somebody else.
 
+use std::process::Command;
+
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Config, Daemon, Site,
+    Config, Conn, Daemon, PATIENCE, Site,
     child::{STRANGER, Stranger},
-    is_root,
+    is_root, wait_for,
 };
 
 fn start(config: Config) -> (Site, Daemon) {
@@ -219,6 +222,79 @@ fn a_refusal_says_what_is_missing_and_the_connection_goes_on() {
     );
     assert!(answer["error"]["message"].as_str().unwrap().contains("writer"), "the role it takes: {answer}");
     assert_eq!(stranger.verdict(&json!({"op": "get_key", "storage": "jobs", "key": "n"})), "ok");
+}
+
+/// Reads the configuration again, and waits until that is done.
+fn reload(site: &Site, daemon: &Daemon, config: &Config) {
+    site.configure(&config.clone().daemon("socket_mode = \"0666\""));
+    let told = |daemon: &Daemon| daemon.log().matches("the configuration was read again").count();
+    let before = told(daemon);
+    daemon.signal(Signal::HUP);
+    wait_for("the configuration is read again", PATIENCE, || (told(daemon) > before).then_some(()));
+}
+
+#[test]
+fn who_may_not_any_more_gets_no_lock_however_long_it_was_waited_for() {
+    if !is_root() {
+        return;
+    }
+    let config = Config::both();
+    let access = format!("[[access]]\nuid = {STRANGER}\nrole = \"writer\"");
+    let (site, daemon) = start(config.clone().text(&access));
+    let mut conn = daemon.connect();
+    let held = conn.ok(json!({"op": "lock", "name": "a"}))["token"].clone();
+    let answer = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            Stranger::connect(&site)
+                .ask(&json!({"op": "lock", "name": "a", "wait_ms": PATIENCE.as_millis() as u64}))
+        });
+        wait_for("one waits", PATIENCE, || {
+            (conn.ok(json!({"op": "stats"}))["daemon"]["lock_waiters"] == 1).then_some(())
+        });
+        reload(&site, &daemon, &config);
+        conn.ok(json!({"op": "unlock", "name": "a", "token": held}));
+        waiting.join().expect("the waiting one").expect("an answer")
+    });
+    assert_eq!(answer["error"]["code"], "forbidden", "{answer}");
+    conn.ok(json!({"op": "lock", "name": "a"}));
+}
+
+#[test]
+fn a_daemon_in_a_user_namespace_takes_nobody_for_somebody() {
+    if !is_root() {
+        return;
+    }
+    // The second shows even the daemon itself under the uid that stands for all unknown ones.
+    for (options, own) in [(["--user", "--map-root-user"].as_slice(), "ok"), (&["--user"], "forbidden")] {
+        let unshare = || {
+            let mut command = Command::new("unshare");
+            command.args(options).arg("--");
+            command
+        };
+        if !unshare().arg("true").status().is_ok_and(|status| status.success()) {
+            eprintln!("skipped: no user namespaces here");
+            return;
+        }
+        let open = "[[access]]\nuid = 65534\nrole = \"admin\"\n[[access]]\nuid = 1\nrole = \"admin\"";
+        let config = parquet().daemon("socket_mode = \"0666\"\ndefault_role = \"admin\"").text(open);
+        let site = Site::new(&config);
+        let inner = site.command();
+        let mut command = unshare();
+        command.arg(inner.get_program()).args(inner.get_args());
+        let mut daemon = site.spawn(command, site.socket());
+        wait_for("somebody listens", PATIENCE, || {
+            daemon.assert_running();
+            Conn::try_connect(site.socket()).ok()
+        });
+        let ping = json!({"op": "ping"});
+        for id in [STRANGER, 65_534] {
+            assert_eq!(Stranger::connect_as(&site, id).verdict(&ping), "forbidden", "uid {id}, {options:?}");
+        }
+        let answer = daemon.connect().ask(&ping);
+        let verdict =
+            if answer["ok"] == true { "ok" } else { answer["error"]["code"].as_str().unwrap_or("") };
+        assert_eq!(verdict, own, "the user itself, {options:?}");
+    }
 }
 
 #[test]

@@ -295,3 +295,55 @@ fn the_command_shows_what_changed_between_two_moments() {
     assert_eq!((since_ever.len(), &since_ever[0]["item_name"]), (1, &json!("kept")));
     assert!(fastpersist(&site, &["diff", "k", "-c", "other", "--from", "0"]).is_empty());
 }
+
+#[test]
+fn many_large_histories_at_once_are_all_answered() {
+    let (_site, daemon, mut conn) = start(&format!("{QUIET}\ncache_max_bytes = 100000"));
+    let large = "x".repeat(900_000);
+    for n in 0..60 {
+        let mut store = store("i", n);
+        store["data"]["large"] = json!(large);
+        conn.ok(store);
+    }
+    conn.ok(json!({"op": "flush"}));
+    let asked =
+        json!({"op": "history", "storage": "settings", "key": "k", "collection_name": "c", "item_name": "i"});
+    let mut readers: Vec<_> = (0..16).map(|_| daemon.connect()).collect();
+    for reader in &mut readers {
+        reader.send(&asked);
+    }
+    for reader in &mut readers {
+        let answer = reader.text();
+        // Not parsed, and not shown: it has megabytes.
+        assert!(answer.starts_with("{\"ok\":true"), "{}", answer.chars().take(400).collect::<String>());
+    }
+}
+
+#[test]
+fn a_history_is_whole_while_a_large_flush_is_committed() {
+    let (_site, daemon, mut conn) = start(QUIET);
+    let many = |item: &str, from: u64| {
+        let ops: Vec<_> = (from..from + 10_000)
+            .map(|n| json!({"op": "store", "key": "k", "collection_name": "c", "item_name": item, "data": {}, "value": n}))
+            .collect();
+        json!({"op": "batch", "storage": "settings", "ops": ops})
+    };
+    conn.ok(many("old", 0));
+    conn.ok(json!({"op": "flush"}));
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut conn = daemon.connect();
+            for round in 0..20 {
+                conn.ok(many("new", round * 20_000));
+                conn.ok(many("new", round * 20_000 + 10_000));
+                conn.ok(json!({"op": "flush"}));
+            }
+            done.store(true, Ordering::Release);
+        });
+        while !done.load(Ordering::Acquire) {
+            let (records, more) = page(&mut conn, "old", &json!({"limit": 1}));
+            assert_eq!((records.len(), more), (1, true), "what was flushed long ago");
+        }
+    });
+}

@@ -399,6 +399,37 @@ fn signals_are_passed_on() {
 }
 
 #[test]
+fn the_command_ignores_what_its_caller_wanted_to_be_ignored() {
+    let (site, _daemon, _conn) = start();
+    // As `nohup` does.
+    let script = "trap '' HUP; exec \"$0\" lock job -- grep SigIgn /proc/self/status";
+    let mut nohup = Command::new("sh");
+    nohup.args(["-c", script]).arg(binary("fastpersist")).env("FASTPERSIST_SOCKET", site.socket());
+    let printed = nohup.output().expect("run sh").stdout;
+    let printed = String::from_utf8(printed).expect("UTF-8");
+    let mask = printed.trim().strip_prefix("SigIgn:").expect("a mask").trim();
+    assert_eq!(u64::from_str_radix(mask, 16).expect("a number") & 1, 1, "SIGHUP: {printed}");
+}
+
+#[test]
+fn a_program_that_was_replaced_while_it_waited_still_runs_its_command() {
+    let (site, _daemon, mut conn) = start();
+    let copy = site.path("fastpersist");
+    let copied = Command::new("cp").arg(binary("fastpersist")).arg(&copy).status().expect("run cp");
+    assert!(copied.success(), "{copied}");
+    let held = token(&conn.ok(lock("job")));
+    let mut command = Command::new(&copy);
+    command.args(["lock", "job", "--wait-ms", "60000", "--", "echo", "ran"]);
+    command.env("FASTPERSIST_SOCKET", site.socket()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let waiting = command.spawn().expect("start fastpersist");
+    wait_for_waiters(&mut conn, 1);
+    std::fs::remove_file(&copy).expect("remove it");
+    conn.ok(unlock("job", held));
+    let (code, printed, errors) = end(waiting);
+    assert_eq!((code, printed.as_str()), (Some(0), "ran\n"), "{errors}");
+}
+
+#[test]
 fn the_command_is_told_to_stop_when_the_lock_is_lost() {
     let (site, daemon, mut conn) = start();
     let (code, _, errors) = end(run(&site, &["job", "--ttl-ms", "200"], PATIENT));

@@ -25,7 +25,7 @@ use crate::reply::Reply;
 use crate::resend::{Delivery, FIRST_PAUSE, Numbers, next_pause};
 use crate::socket::Socket;
 use crate::storage::{CollectionStorage, DatedStorage};
-use wire::{Broken, Deadline, Wire};
+use wire::{Broken, Deadline, UNANSWERED_REQUESTS, Wire};
 
 pub(crate) use wire::OwnConnection;
 
@@ -274,11 +274,14 @@ impl Inner {
         limit: Option<Duration>,
     ) -> Vec<Result<Vec<u8>, Error>> {
         let mut slot = self.wire.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = |(line, delivery): (Vec<u8>, Delivery)| match delivery {
+        // Those that have a lane in common are so far from each other that only one is under way.
+        let number = |((line, delivery), lane): ((Vec<u8>, Delivery), u32)| match delivery {
             Delivery::Number => self.numbers.number(&line),
-            _ => line,
+            Delivery::NumberAlone => self.numbers.number_alone(&line, lane),
+            Delivery::Numbered | Delivery::Once => line,
         };
-        let lines: Vec<Vec<u8>> = lines.into_iter().map(number).collect();
+        let lanes = (0..UNANSWERED_REQUESTS).cycle();
+        let lines: Vec<Vec<u8>> = lines.into_iter().zip(lanes).map(number).collect();
         let lines: Vec<&[u8]> = lines.iter().map(Vec::as_slice).collect();
         let mut replies = Vec::with_capacity(lines.len());
         let mut until = Instant::now() + self.options.retry_writes_for;

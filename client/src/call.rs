@@ -45,8 +45,12 @@ impl<T> Call<T> {
     }
 
     /// For writes, which may be sent again: the daemon recognises a repetition by its number.
-    pub(crate) fn resent(mut self, is_numbered: bool) -> Self {
-        self.delivery = if is_numbered { Delivery::Numbered } else { Delivery::Number };
+    pub(crate) fn resent(mut self, is_numbered: bool, is_conditional: bool) -> Self {
+        self.delivery = match (is_numbered, is_conditional) {
+            (true, _) => Delivery::Numbered,
+            (false, true) => Delivery::NumberAlone,
+            (false, false) => Delivery::Number,
+        };
         self
     }
 

@@ -268,7 +268,10 @@ impl Inner {
         let mut pause = FIRST_PAUSE;
         loop {
             match self.submit_once(&sending).await {
-                Err(Error::Connect { .. }) if delivery != Delivery::Once && Instant::now() < until => {
+                // Nothing of it was sent: nobody listens, or what was connected to was gone at once.
+                Err(Error::Connect { .. } | Error::Disconnected { .. })
+                    if delivery != Delivery::Once && Instant::now() < until =>
+                {
                     sleep(pause).await;
                     pause = next_pause(pause);
                 }

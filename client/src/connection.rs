@@ -22,7 +22,7 @@ use tokio::task::AbortHandle;
 
 use crate::error::Error;
 use crate::reply;
-use crate::resend::{Delivery, Resender};
+use crate::resend::{Delivery, Lane, Resender};
 
 /// How long replies that the daemon still owes are waited for when nothing more can be sent to it.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -61,6 +61,8 @@ pub(crate) struct Slot {
     again: Option<(Vec<u8>, Instant)>,
     /// On how many connections it was put before.
     tries: u32,
+    /// Nobody else has it until this is answered.
+    _lane: Option<Lane>,
     /// Counts towards `max_in_flight` until the reply is here, even if nobody waits for it any more.
     _permit: OwnedSemaphorePermit,
 }
@@ -134,15 +136,20 @@ impl Connection {
             return Err((end.clone(), permit));
         }
         let idle = queue.bytes.is_empty();
+        let lane = match (&self.shared.resender, sending.delivery) {
+            (Some(resender), Delivery::NumberAlone) => Some(Lane::take(resender)),
+            _ => None,
+        };
         let again = match (&self.shared.resender, sending.delivery) {
             (None, _) | (_, Delivery::Once) => None,
             // In here, so that the numbers have the order of the lines.
             (Some(resender), Delivery::Number) => Some(resender.numbers.number(sending.line)),
+            (Some(_), Delivery::NumberAlone) => lane.as_ref().map(|lane| lane.number(sending.line)),
             (Some(_), Delivery::Numbered) => Some(sending.line.to_vec()),
         };
         queue.bytes.extend_from_slice(again.as_deref().unwrap_or(sending.line));
         let again = again.map(|line| (line, sending.until));
-        queue.slots.push_back(Slot { answer, again, tries: 0, _permit: permit });
+        queue.slots.push_back(Slot { answer, again, tries: 0, _lane: lane, _permit: permit });
         drop(queue);
         if idle {
             self.shared.wake.notify_one();

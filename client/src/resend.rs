@@ -3,14 +3,18 @@
 //! The daemon remembers the highest number that each name has written under, and recognises what comes again.
 //! So a write whose answer was lost with the connection goes over the next one, and is stored once.
 //!
+//! What is refused leaves no trace at the daemon. So a write that may be refused for good (its condition may not
+//! hold) goes under a name that no other write has while it is under way: behind a higher number of the same name
+//! its repetition would be taken for one that was stored.
+//!
 //! Invariant: numbers go out in their order, on one connection at a time; what goes over a new connection
 //! goes before everything new. A higher number that came first would make a repetition of a lower one.
 
-use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
+use std::collections::{BTreeSet, VecDeque};
 use std::hash::{BuildHasher as _, Hasher as _};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fastpersist_protocol::json;
@@ -25,6 +29,8 @@ pub(crate) enum Delivery {
     Once,
     /// Until it is answered, under a number that the client gives it.
     Number,
+    /// The same, under a name that no other write under way has.
+    NumberAlone,
     /// Until it is answered, under the number that it has.
     Numbered,
 }
@@ -43,6 +49,37 @@ pub(crate) fn next_pause(pause: Duration) -> Duration {
 pub(crate) struct Numbers {
     producer: String,
     last: AtomicU64,
+    /// Lanes that are free again, the lowest first.
+    free: Mutex<BTreeSet<u32>>,
+    /// How many lanes there have been.
+    lanes: AtomicU32,
+}
+
+/// A part of the client's name: one write at a time has it, and gives it back when it is dropped.
+pub(crate) struct Lane {
+    resender: Arc<Resender>,
+    number: u32,
+}
+
+impl Lane {
+    /// The lowest that is free, so that there are as few names as can be.
+    pub(crate) fn take(resender: &Arc<Resender>) -> Self {
+        let numbers = &resender.numbers;
+        let free = numbers.free_lanes().pop_first();
+        let number = free.unwrap_or_else(|| numbers.lanes.fetch_add(1, Ordering::Relaxed));
+        Self { resender: Arc::clone(resender), number }
+    }
+
+    /// The line with the next number in it.
+    pub(crate) fn number(&self, line: &[u8]) -> Vec<u8> {
+        self.resender.numbers.number_alone(line, self.number)
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.resender.numbers.free_lanes().insert(self.number);
+    }
 }
 
 impl Numbers {
@@ -51,17 +88,30 @@ impl Numbers {
         // The keys of a hasher come from the system's source of randomness.
         let random = || RandomState::new().build_hasher().finish();
         let producer = format!("~{}-{:016x}{:016x}", std::process::id(), random(), random());
-        Self { producer, last: AtomicU64::new(0) }
+        Self { producer, last: AtomicU64::new(0), free: Mutex::default(), lanes: AtomicU32::new(0) }
+    }
+
+    fn free_lanes(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The line with the next number in it.
     pub(crate) fn number(&self, line: &[u8]) -> Vec<u8> {
+        self.under(line, &self.producer)
+    }
+
+    /// The same, for a write that is the only one under way in its lane.
+    pub(crate) fn number_alone(&self, line: &[u8], lane: u32) -> Vec<u8> {
+        self.under(line, &format!("{}/{lane}", self.producer))
+    }
+
+    fn under(&self, line: &[u8], producer: &str) -> Vec<u8> {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let Some(fields) = line.strip_suffix(b"}\n") else { return line.to_vec() };
         let mut numbered = Vec::with_capacity(line.len() + self.producer.len() + 48);
         numbered.extend_from_slice(fields);
         numbered.extend_from_slice(b",\"producer\":");
-        json::write_string(&mut numbered, &self.producer);
+        json::write_string(&mut numbered, producer);
         numbered.extend_from_slice(b",\"producer_seq\":");
         json::write_u64(&mut numbered, number);
         numbered.extend_from_slice(b"}\n");
@@ -119,5 +169,21 @@ mod tests {
             assert!(line.ends_with(b"}\n"));
         }
         assert_ne!(numbers.producer, Numbers::new().producer);
+    }
+
+    #[test]
+    fn a_lane_has_one_write_at_a_time() {
+        let resender = Arc::new(Resender::new());
+        let sent = |lane: &Lane| -> (String, u64) {
+            let line = lane.number(b"{\"op\":\"delete\",\"key\":\"k\",\"if_seq\":1}\n");
+            let object: serde_json::Value = serde_json::from_slice(&line).unwrap();
+            (object["producer"].as_str().unwrap().to_owned(), object["producer_seq"].as_u64().unwrap())
+        };
+        let (first, second) = (Lane::take(&resender), Lane::take(&resender));
+        let ((name, number), (other, _)) = (sent(&first), sent(&second));
+        assert!(name != other && name.starts_with(&resender.numbers.producer), "{name} {other}");
+        drop(first);
+        let (again, next) = sent(&Lane::take(&resender));
+        assert!(again == name && next > number, "{again} {next}");
     }
 }

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use fastpersist_client::{Client, ConnectOptions, StoreOutcome, blocking};
+use fastpersist_client::{Client, ConnectOptions, Edit, Error, StoreOutcome, Value, blocking};
 use serde_json::json;
 
 use crate::harness::{Config, Conn, PATIENCE, Random, Site, child, wait_for};
@@ -22,7 +22,9 @@ const LOG: &str = "FASTPERSIST_TEST_LOG";
 const KIND: &str = "FASTPERSIST_TEST_WRITER";
 /// Writes of the async client that are under way at the same time.
 const TASKS: u64 = 32;
-const KINDS: [&str; 3] = ["async", "blocking", "pipeline"];
+/// Updates of one counter that are under way at the same time: all but one of them are too late.
+const UPDATES: usize = 6;
+const KINDS: [&str; 4] = ["async", "blocking", "pipeline", "updates"];
 
 /// A process that writes the numbers from 1 on to an item of its own, and logs what was answered.
 pub(crate) fn run(socket: &str) {
@@ -40,6 +42,7 @@ pub(crate) fn run(socket: &str) {
     match kind.as_str() {
         "async" => write_async(options, &stop, answered),
         "blocking" => write_blocking(options, &stop, &answered),
+        "updates" => update(options, &stop, answered),
         _ => write_pipelines(options, &stop, &answered),
     }
 }
@@ -97,6 +100,45 @@ fn write_async(options: ConnectOptions, stop: &Arc<AtomicBool>, answered: Answer
                         let store = settings.store("numbers", &json!({})).item_name("async");
                         let stored = store.value(number as i64).send().await;
                         answered.note(number, &stored.expect("stored over whatever happens"));
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.expect("a task");
+        }
+    });
+}
+
+/// Counts up, and logs each number that it is told to have stored.
+fn update(options: ConnectOptions, stop: &Arc<AtomicBool>, answered: Answered) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let answered = Arc::new(answered);
+    runtime.expect("a runtime").block_on(async {
+        let client = Client::connect(options).await.expect("a daemon");
+        let tasks: Vec<_> = (0..UPDATES)
+            .map(|_| {
+                let (answered, stop) = (Arc::clone(&answered), Arc::clone(stop));
+                let settings = client.collection("settings");
+                tokio::spawn(async move {
+                    while !stop.load(Ordering::Relaxed) {
+                        let mut number = 0;
+                        let update = settings.update("numbers").item_name("updates").run(|record| {
+                            number = match record.and_then(|record| record.value.clone()) {
+                                Some(Value::Int(before)) => before + 1,
+                                _ => 1,
+                            };
+                            Ok(Edit::store(&json!({})).value(number))
+                        });
+                        match update.await {
+                            Ok(_) => writeln!(answered.log.lock().expect("the log"), "{number}")
+                                .expect("write the log"),
+                            // The read, which is sent once.
+                            Err(Error::Disconnected { .. } | Error::Connect { .. }) => {
+                                tokio::time::sleep(Duration::from_millis(5)).await;
+                            }
+                            Err(error) => panic!("an update failed: {error}"),
+                        }
                     }
                 })
             })

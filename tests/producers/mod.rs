@@ -2,6 +2,7 @@
 
 pub(crate) mod client;
 mod kept;
+mod refused;
 
 use std::thread;
 

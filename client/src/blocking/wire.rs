@@ -16,6 +16,8 @@ use crate::socket::{Socket, open_blocking};
 /// How much of a pipeline is written before replies are read. Replies to writes are small, so those of
 /// two windows fit the daemon's and the socket's buffers, and neither side waits for the other.
 const WINDOW_REQUESTS: usize = 256;
+/// So many requests of a pipeline have no answer yet at most: those of two windows.
+pub(super) const UNANSWERED_REQUESTS: u32 = 2 * WINDOW_REQUESTS as u32;
 const WINDOW_BYTES: usize = 64 << 10;
 /// How long an error line is waited for after the daemon has hung up.
 const LAST_WORDS: Duration = Duration::from_millis(200);

@@ -127,5 +127,9 @@ pub(crate) fn history(global: &Global, args: &HistoryArgs, out: &mut Output) -> 
     }
     let what = item
         .map_or_else(String::new, |(collection, item)| format!(", collection {collection:?}, item {item:?}"));
-    Err(Failure::failed(format!("nothing was ever stored under key {:?}{what}", args.key)))
+    let when = match args.before_seq {
+        Some(seq) => format!(" before seq {seq}"),
+        None => " ever".to_owned(),
+    };
+    Err(Failure::failed(format!("nothing was{when} stored under key {:?}{what}", args.key)))
 }

@@ -9,7 +9,7 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _, parent_id};
 use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
-use std::{env, io, thread};
+use std::{fs, io, thread};
 
 use clap::Args;
 use fastpersist_client::BlockingLock;
@@ -26,6 +26,8 @@ use super::failure::{Exit, Failure, Outcome};
 
 /// The environment variable in which the command finds the token.
 const TOKEN_VARIABLE: &str = "FASTPERSIST_LOCK_TOKEN";
+/// This program, also when its file was replaced while it waited for the lock.
+const OWN_PROGRAM: &str = "/proc/self/exe";
 /// What shells say of a command that is not there, or that may not be run.
 const NOT_FOUND: u8 = 127;
 const NOT_RUNNABLE: u8 = 126;
@@ -128,9 +130,13 @@ fn code_of(status: ExitStatus) -> u8 {
 
 /// Starts the command, by way of this program: see [`become_command`].
 fn start(args: &LockArgs, token: u64) -> Outcome<Child> {
-    let own = env::current_exe().map_err(|error| Failure::io("this program", &error))?;
-    let mut command = Command::new(own);
-    command.arg("lock-command").arg(std::process::id().to_string()).arg("--").args(&args.command);
+    let mut command = Command::new(OWN_PROGRAM);
+    command
+        .arg0("fastpersist")
+        .arg("lock-command")
+        .arg(std::process::id().to_string())
+        .arg("--")
+        .args(&args.command);
     command.env(TOKEN_VARIABLE, token.to_string());
     command.spawn().map_err(|error| Failure::io("the command cannot be started", &error))
 }
@@ -161,7 +167,9 @@ fn tell(pid: Pid, signal: i32) {
 
 /// Passes on what a process sends. What the terminal sends (Ctrl-C), the command gets from it.
 fn pass_signals(events: Sender<Event>) -> Outcome {
-    let signals = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
+    let ignored = ignored_signals();
+    let mut signals = vec![SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
+    signals.retain(|signal| ignored & (1 << (signal - 1)) == 0);
     let mut signals = SignalsInfo::<WithOrigin>::new(signals)
         .map_err(|error| Failure::io("signals cannot be passed on", &error))?;
     thread::spawn(move || {
@@ -172,6 +180,14 @@ fn pass_signals(events: Sender<Event>) -> Outcome {
         }
     });
     Ok(())
+}
+
+/// The signals that whoever started this program wants to be ignored, as `nohup` does: by the command too, which
+/// inherits that only as long as nothing else is asked for. Bit 0 is signal 1.
+fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
 }
 
 /// Tells when the connection ends on which the lock lives. Nothing is read from it.

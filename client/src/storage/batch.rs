@@ -7,7 +7,7 @@ use std::fmt;
 use fastpersist_protocol::request::{Durability, Op, Placed, Write as WireWrite};
 use fastpersist_protocol::time::Date;
 
-use super::write::{Terms, single};
+use super::write::{Terms, is_conditional, single};
 use super::{Dated, Place, Write};
 use crate::call::{Call, Caller, on};
 use crate::error::Error;
@@ -79,8 +79,10 @@ impl<C: Caller, M> Batch<C, M> {
         match writes {
             Ok(write) => {
                 let (durability, producer) = (self.terms.durability, self.terms.wire_producer());
+                let is_conditional = write.iter().any(is_conditional);
                 let placed = Placed { date: self.place.date, durability, producer, write };
-                Call::new(&on(&self.place.storage, Op::Batch(placed))).resent(self.terms.producer.is_some())
+                Call::new(&on(&self.place.storage, Op::Batch(placed)))
+                    .resent(self.terms.producer.is_some(), is_conditional)
             }
             Err(error) => Call::failed(error, reply::decode),
         }

@@ -146,11 +146,20 @@ pub(crate) fn single<T: DeserializeOwned>(
     write: WireWrite<'_>,
 ) -> Call<T> {
     let (durability, producer) = (terms.durability, terms.wire_producer());
+    let is_conditional = is_conditional(&write);
     let op = match write {
         WireWrite::Store(write) => Op::Store(Placed { date, durability, producer, write }),
         WireWrite::Delete(write) => Op::Delete(Placed { date, durability, producer, write }),
     };
-    Call::new(&on(storage, op)).resent(terms.producer.is_some())
+    Call::new(&on(storage, op)).resent(terms.producer.is_some(), is_conditional)
+}
+
+/// Whether it is stored only under a condition.
+pub(crate) fn is_conditional(write: &WireWrite<'_>) -> bool {
+    match write {
+        WireWrite::Store(store) => store.if_seq.is_some(),
+        WireWrite::Delete(delete) => delete.if_seq.is_some(),
+    }
 }
 
 /// A store that is being put together. It does nothing before [`send`](Self::send) or

@@ -31,8 +31,9 @@ pub struct EngineSettings {
 ///
 /// A checkpoint may take long and may fail, so it is never a side effect of a commit or of closing: the
 /// threshold is out of reach. The order of rows in a table means nothing here, and keeping it costs memory.
-/// Long texts need 64-bit offsets: 2,048 documents of 1 MiB do not fit 32. What `row_group_pruner` is disabled for
-/// is in DESIGN.md: with it, `ORDER BY … LIMIT` finds nothing at times while another connection inserts.
+/// Long texts need 64-bit offsets: 2,048 documents of 1 MiB do not fit 32.
+/// The row group pruner (1.5.6) counts rows of a transaction that is just being committed: an ORDER BY … LIMIT that
+/// runs meanwhile leaves out the groups before them, and finds less than there is, or nothing.
 const SETTINGS: &str = "
     SET GLOBAL allow_community_extensions = false;
     SET GLOBAL autoinstall_known_extensions = false;

@@ -96,10 +96,14 @@ impl AccessTable {
 
     /// What the peer may do on one storage; with `None`, on the daemon itself.
     pub fn role(&self, peer: &Peer, storage: Option<&str>) -> Role {
+        // Before all else: a daemon whose own uid is hidden too sees everybody as itself.
+        if peer.uid == self.overflow_uid && self.hides_uids {
+            return Role::None;
+        }
         if peer.uid == self.own_uid || peer.uid == 0 {
             return Role::Admin;
         }
-        if peer.uid == self.overflow_uid && (self.hides_uids || !self.names_uid(peer.uid)) {
+        if peer.uid == self.overflow_uid && !self.names_uid(peer.uid) {
             return Role::None;
         }
         let applies = |rule: &&AccessRule| {
@@ -249,6 +253,15 @@ mod tests {
         assert_eq!(named.role(&peer(OVERFLOW_UID, &[]), None), Role::Reader);
         named.hides_uids = true;
         assert_eq!(named.role(&peer(OVERFLOW_UID, &[]), None), Role::None, "it may be anybody's");
+    }
+
+    #[test]
+    fn a_daemon_that_is_hidden_itself_takes_nobody_for_its_own_user() {
+        let mut table = table(Role::Admin, Vec::new());
+        table.own_uid = OVERFLOW_UID;
+        assert_eq!(table.role(&peer(OVERFLOW_UID, &[]), None), Role::Admin, "nobody else has that uid");
+        table.hides_uids = true;
+        assert_eq!(table.role(&peer(OVERFLOW_UID, &[]), Some("jobs")), Role::None, "it may be anybody's");
     }
 
     #[test]

@@ -224,6 +224,11 @@ impl<'s> Dispatcher<'s> {
         if role >= ask.needed { Ok(()) } else { Err(errors::forbidden(ask.op, role, ask.needed)) }
     }
 
+    /// Looks the role up again when it is next needed.
+    pub(super) fn forget_role(&mut self) {
+        self.role = None;
+    }
+
     /// Lets go of the partition that is held: what comes may have to make room.
     pub(super) fn release(&mut self) {
         self.partition = None;

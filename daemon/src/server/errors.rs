@@ -5,6 +5,7 @@ use fastpersist_protocol::error::{ErrorCode, WireError};
 use crate::backup::BackupError;
 use crate::config::Role;
 use crate::disk;
+use crate::duck::query;
 use crate::export::ExportError;
 use crate::locks::{LockError, TokenError};
 use crate::storage::StorageError;
@@ -55,7 +56,12 @@ pub(super) fn of_gone(error: &Gone) -> WireError {
 }
 
 pub(super) fn of_read(error: &ReadError) -> WireError {
-    internal("a read", error)
+    match error {
+        ReadError::Duck(duck) if query::is_out_of_memory(duck) => {
+            WireError::new(ErrorCode::Busy, error.to_string())
+        }
+        ReadError::Duck(_) | ReadError::Gone => internal("a read", error),
+    }
 }
 
 pub(super) fn of_flush(error: &FlushError) -> WireError {

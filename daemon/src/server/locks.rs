@@ -104,7 +104,14 @@ impl Dispatcher<'_> {
         self.let_go();
         match op {
             Op::Lock { name, wait_ms, ttl_ms } => {
-                let token = self.lock(name, (*wait_ms, *ttl_ms), out).await?;
+                let taken = self.lock(name, (*wait_ms, *ttl_ms), out).await;
+                // The rules may have changed while it waited, also for what stands behind it.
+                self.forget_role();
+                let token = taken?;
+                if let Err(error) = self.all_allowed(ask) {
+                    let _ = self.server.locks.unlock(&self.locks.owner, name, token);
+                    return Err(error);
+                }
                 reply::begin_ok(out, id);
                 reply::field(out, "token");
                 fastpersist_protocol::json::write_u64(out, token);

@@ -65,6 +65,7 @@ impl Partition {
     /// # Errors
     /// When DuckDB cannot be read.
     pub async fn history(self: &Arc<Self>, ask: HistoryAsk) -> Result<HistoryPage, ReadError> {
+        let _turn = self.history_turn.lock().await;
         let partition = Arc::clone(self);
         let read = move || partition.history_blocking(&ask);
         tokio::task::spawn_blocking(read).await.map_err(|_| ReadError::Gone)?

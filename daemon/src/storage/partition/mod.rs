@@ -102,6 +102,8 @@ pub struct Partition {
     flush_turn: Mutex<FlushTurn>,
     /// Readers of DuckDB that nobody uses right now.
     readers: Mutex<Vec<Reader>>,
+    /// Held while a page of a history is read: its documents may be large, and DuckDB's memory is for all.
+    history_turn: tokio::sync::Mutex<()>,
     /// Bytes of records that are taken by a flush which is not over.
     flushing_bytes: AtomicUsize,
     /// The last record that is in DuckDB's database file and not only in its log.

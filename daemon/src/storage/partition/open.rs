@@ -129,6 +129,7 @@ impl Partition {
             store: RwLock::new(store),
             flush_turn: Mutex::default(),
             readers: Mutex::default(),
+            history_turn: tokio::sync::Mutex::default(),
             flushing_bytes: AtomicUsize::new(0),
             // What is in DuckDB's log after a crash is not in its file yet.
             checkpointed_seq: AtomicU64::new(0),
