@@ -127,9 +127,7 @@ fn of_query(error: &QueryError) -> WireError {
         QueryError::Range { .. } | QueryError::TooManyDates { .. } => {
             WireError::field("from", error.to_string())
         }
-        QueryError::Run(RunError::Exhausted(Exhausted::ByOthers)) | QueryError::Busy { .. } => {
-            new(ErrorCode::Busy)
-        }
+        QueryError::Run(RunError::Exhausted(_)) | QueryError::Busy { .. } => new(ErrorCode::Busy),
         QueryError::Storage(error) => errors::of_storage(error),
         QueryError::Flush(flush) => WireError { message: error.to_string(), ..errors::of_flush(flush) },
         QueryError::Dates(error) | QueryError::Thread(error) => errors::internal("a query", error),

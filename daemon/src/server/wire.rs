@@ -24,6 +24,9 @@ use tokio::sync::Notify;
 /// An output buffer is kept allocated up to this size.
 const KEPT_OUTPUT_BYTES: usize = 256 * 1024;
 
+/// So many descriptors may wait for a client before nothing more is done for it.
+const MAX_WAITING_HANDOVERS: usize = 8;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Wire {
@@ -212,6 +215,12 @@ impl Wire {
     /// Bytes that the client has not taken.
     pub(super) fn waiting(&self) -> usize {
         self.state.lock().waiting()
+    }
+
+    /// Whether so many descriptors wait for the client that it must take some first: each is one of this
+    /// process's own.
+    pub(super) fn holds_many_handovers(&self) -> bool {
+        self.state.lock().handovers.len() >= MAX_WAITING_HANDOVERS
     }
 
     /// Since when the client has taken nothing, while something waits for it.
