@@ -16,6 +16,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use tokio::io::{Interest, Ready};
 use tokio::net::UnixStream;
@@ -210,6 +211,15 @@ impl Wire {
     /// Whether the client has closed both directions. May only be asked while nothing waits for it.
     pub(super) async fn is_hung_up(&self) -> bool {
         self.stream.ready(Interest::WRITABLE).await.is_ok_and(Ready::is_write_closed)
+    }
+
+    /// Whether the client has closed both directions, or is no more. One that only sends no more still waits for
+    /// its answers.
+    pub(super) fn is_gone(&self) -> bool {
+        let mut socket = [PollFd::new(&self.stream, PollFlags::empty())];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut socket, Some(&at_once)).is_ok()
+            && socket[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
     }
 
     /// Bytes that the client has not taken.
