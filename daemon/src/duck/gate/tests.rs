@@ -335,12 +335,14 @@ fn long_and_deep_sql_is_refused() {
         nested("CASE WHEN true THEN ", "1", " END", 1_000),
         nested("NOT ", "true", "", 10_000),
         format!("SELECT * FROM {}(SELECT 1){}", "(SELECT * FROM ".repeat(1_000), ")".repeat(1_000)),
+        nested("list_transform([1], x -> ", "1", ")", 5),
         format!("SELECT 1{}", "+1".repeat(10_000)),
         format!("SELECT 1{}", "::INTEGER".repeat(5_000)),
     ] {
         let checked = check(&sql);
         assert!(matches!(checked, Err(Rejection::TooDeep)), "{}: {checked:?}", &sql[..40]);
     }
+    check(&nested("list_transform([1], x -> ", "1", ")", 4)).expect("some lambdas");
     // Long and flat is fine.
     check(&format!("SELECT 1{}", "+1".repeat(500))).expect("a long sum");
     check(&vec!["SELECT 1"; 500].join(" UNION ALL ")).expect("a long union");
