@@ -186,3 +186,36 @@ fn store_when_there_is_room(conn: &mut Conn, request: &Value) {
         None
     });
 }
+
+/// DuckDB has all rows of a transaction in memory: such a flush failed for ever, and writers were told `busy`.
+#[test]
+fn documents_that_are_together_larger_than_duckdbs_memory_are_flushed() {
+    const COUNT: usize = 120;
+    let storage = "batch_size = 100000\nduckdb_flush_interval_seconds = 3600";
+    let limits = Config::new().limits("duckdb_memory_bytes = 67108864");
+    let config = limits.dated("jobs", storage).collection("settings", storage);
+    let site = Site::new(&config);
+    let daemon = site.start();
+    let mut conn = daemon.connect();
+    let text = "x".repeat(900_000);
+    for n in 0..COUNT {
+        for storage in ["jobs", "settings"] {
+            let key = format!("k{}", n % 70);
+            conn.ok(json!({"op": "store", "storage": storage, "key": key, "durability": "buffered", "data": {"n": n, "text": text}}));
+        }
+    }
+    conn.ok(json!({"op": "flush"}));
+    let stats = conn.ok(json!({"op": "stats"}));
+    for storage in ["jobs", "settings"] {
+        assert_eq!(stats["storages"][storage]["pending_writes"], 0, "{storage}");
+    }
+    let ask = |storage: &str, sql: &str| json!({"op": "query", "storage": storage, "sql": sql});
+    let dated = "SELECT count(*), sum((data->>'$.n')::INTEGER), max(version), min(version) FROM storage";
+    let sum: usize = (COUNT - 70..COUNT).sum();
+    assert_eq!(conn.ok(ask("jobs", dated))["rows"], json!([[70, sum.to_string(), 2, 1]]));
+    let history = "SELECT count(*), max(version) FROM storage_history";
+    assert_eq!(conn.ok(ask("settings", history))["rows"], json!([[COUNT, 2]]));
+    let latest = "SELECT count(*), sum(version) FROM storage_latest";
+    assert_eq!(conn.ok(ask("settings", latest))["rows"], json!([[70, COUNT.to_string()]]));
+    daemon.stop();
+}

@@ -280,8 +280,8 @@ impl Inner {
             Delivery::NumberAlone => self.numbers.number_alone(&line, lane),
             Delivery::Numbered | Delivery::Once => line,
         };
-        let lanes = (0..UNANSWERED_REQUESTS).cycle();
-        let lines: Vec<Vec<u8>> = lines.into_iter().zip(lanes).map(number).collect();
+        let numbers = (0..UNANSWERED_REQUESTS).cycle();
+        let lines: Vec<Vec<u8>> = lines.into_iter().zip(numbers).map(number).collect();
         let lines: Vec<&[u8]> = lines.iter().map(Vec::as_slice).collect();
         let mut replies = Vec::with_capacity(lines.len());
         let mut until = Instant::now() + self.options.retry_writes_for;

@@ -101,8 +101,8 @@ impl Numbers {
     }
 
     /// The same, for a write that is the only one under way in its lane.
-    pub(crate) fn number_alone(&self, line: &[u8], lane: u32) -> Vec<u8> {
-        self.under(line, &format!("{}/{lane}", self.producer))
+    pub(crate) fn number_alone(&self, line: &[u8], way: u32) -> Vec<u8> {
+        self.under(line, &format!("{}/{way}", self.producer))
     }
 
     fn under(&self, line: &[u8], producer: &str) -> Vec<u8> {

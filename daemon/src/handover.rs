@@ -4,8 +4,8 @@
 //! kernel does not say who has a descriptor, but it does say, to whoever watches an inode, when its last
 //! descriptor was closed and its last mapping has gone.
 //!
-//! Invariant: results that are being written and results that clients hold are together never larger than
-//! the bound, and what a client can reach can be changed by nobody, this process included.
+//! Invariant: results that are being written and results that clients hold are together never larger, and
+//! never more, than the bounds, and what a client can reach can be changed by nobody, this process included.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -17,6 +17,11 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+
+/// So many results are under way or held at once. Each is a descriptor of this process until it is sent and one in
+/// flight until it is received, and the kernel bounds both for everybody together. It also queues only so many
+/// events, and one that is lost would count for ever.
+const MAX_RESULTS: usize = 256;
 
 /// The results that are handed over or about to be.
 #[derive(Debug)]
@@ -31,6 +36,8 @@ struct State {
     watch: Option<OwnedFd>,
     /// Bytes that are taken, written or not.
     bytes: u64,
+    /// Results that are being written or held.
+    results: usize,
     /// What clients hold, by the watch on it.
     held: HashMap<i32, u64>,
 }
@@ -44,6 +51,20 @@ pub enum Exhausted {
     /// Others have the rest.
     #[error("results that clients still hold take what limits.max_handed_over_bytes allows; try again")]
     ByOthers,
+    /// There are as many as may be.
+    #[error("clients hold {MAX_RESULTS} results, and no more may be handed over; close some and try again")]
+    ByNumber,
+}
+
+/// Why a result cannot be begun.
+#[derive(Debug, thiserror::Error)]
+pub enum BeginError {
+    /// There is no room for it.
+    #[error(transparent)]
+    Exhausted(#[from] Exhausted),
+    /// The system gives no memory file.
+    #[error("the system gives no memory for the result: {0}")]
+    Io(#[from] io::Error),
 }
 
 impl Handovers {
@@ -62,11 +83,21 @@ impl Handovers {
     /// Begins a result.
     ///
     /// # Errors
-    /// When the system gives no memory file.
-    pub fn begin(self: &Arc<Self>) -> io::Result<Sheet> {
+    /// See [`BeginError`].
+    pub fn begin(self: &Arc<Self>) -> Result<Sheet, BeginError> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = File::from(rustix::fs::memfd_create("fastpersist-result", flags)?);
-        Ok(Sheet { file, bytes: 0, exhausted: None, handovers: Arc::clone(self) })
+        let file =
+            File::from(rustix::fs::memfd_create("fastpersist-result", flags).map_err(io::Error::from)?);
+        let mut state = self.state.lock();
+        if state.results >= MAX_RESULTS {
+            state.collect();
+        }
+        if state.results >= MAX_RESULTS {
+            return Err(Exhausted::ByNumber.into());
+        }
+        state.results += 1;
+        drop(state);
+        Ok(Sheet { file, bytes: 0, is_sealed: false, exhausted: None, handovers: Arc::clone(self) })
     }
 
     fn take(&self, more: u64, own: u64) -> Result<(), Exhausted> {
@@ -97,8 +128,11 @@ impl State {
         let mut reader = Reader::new(watch, &mut buffer);
         // Nothing to read is an error too, and all of them mean: not now.
         while let Ok(event) = reader.next() {
-            if event.events().contains(ReadFlags::CLOSE_NOWRITE) {
-                self.bytes -= self.held.remove(&event.wd()).unwrap_or(0);
+            if event.events().contains(ReadFlags::CLOSE_NOWRITE)
+                && let Some(bytes) = self.held.remove(&event.wd())
+            {
+                self.bytes -= bytes;
+                self.results -= 1;
             }
         }
     }
@@ -119,6 +153,7 @@ impl State {
 pub struct Sheet {
     file: File,
     bytes: u64,
+    is_sealed: bool,
     exhausted: Option<Exhausted>,
     handovers: Arc<Handovers>,
 }
@@ -168,6 +203,7 @@ impl Sheet {
         let fd = rustix::fs::open(path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         self.handovers.state.lock().watch(&path, self.bytes)?;
         // From here on they are given back when the client closes it.
+        self.is_sealed = true;
         let bytes = std::mem::take(&mut self.bytes);
         Ok(Handover { fd, bytes })
     }
@@ -175,7 +211,9 @@ impl Sheet {
 
 impl Drop for Sheet {
     fn drop(&mut self) {
-        self.handovers.give_back(self.bytes);
+        let mut state = self.handovers.state.lock();
+        state.bytes -= self.bytes;
+        state.results -= usize::from(!self.is_sealed);
     }
 }
 
@@ -244,6 +282,22 @@ mod tests {
         sheet.write_all(&[2; 1_000]).expect("room for an end");
         assert_eq!((sheet.written(), handovers.bytes()), (30_000, 30_000));
         drop(sheet);
+        assert_eq!(handovers.bytes(), 0);
+    }
+
+    #[test]
+    fn only_so_many_are_held_and_no_closing_is_missed() {
+        let handovers = Handovers::new(1 << 20);
+        // More than the kernel queues events for, without anybody asking meanwhile.
+        for _ in 0..20_000 {
+            drop(sealed(&handovers, 10));
+        }
+        let held: Vec<_> = (0..MAX_RESULTS).map(|_| sealed(&handovers, 10)).collect();
+        assert_eq!(handovers.bytes(), 10 * MAX_RESULTS as u64);
+        let error = handovers.begin().expect_err("one too many");
+        assert!(matches!(error, BeginError::Exhausted(Exhausted::ByNumber)), "{error}");
+        drop(held);
+        drop(handovers.begin().expect("they are closed"));
         assert_eq!(handovers.bytes(), 0);
     }
 }

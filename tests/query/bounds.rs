@@ -130,6 +130,46 @@ fn only_so_many_run_at_once_and_the_next_waits_or_is_told() {
 }
 
 #[test]
+fn a_query_whose_client_is_gone_is_ended_and_one_that_only_sends_no_more_is_answered() {
+    let (_site, daemon, mut conn) = start(&Config::new().dated("jobs", ""));
+    let mut running = || conn.ok(json!({"op": "stats"}))["daemon"]["queries"].as_u64();
+    let mut until = |expected: u64, what: &str| {
+        let begun = Instant::now();
+        while running() != Some(expected) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "{what}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let mut gone = daemon.connect();
+    gone.send(json!({"op": "query", "sql": ENDLESS}));
+    until(1, "the query does not begin");
+    drop(gone);
+    until(0, "the query goes on for nobody");
+    let mut half_closed = daemon.connect();
+    half_closed.send(json!({"op": "query", "sql": "SELECT count(*) FROM range(100000000)"}));
+    half_closed.half_close();
+    assert_eq!(half_closed.answer()["rows"], json!([[100_000_000]]));
+}
+
+#[test]
+fn one_user_does_not_get_every_place() {
+    let limits = "max_concurrent_queries = 3\nmax_concurrent_queries_per_uid = 1";
+    let (_site, daemon, mut conn) = start(&Config::new().limits(limits).dated("jobs", ""));
+    let mut other = daemon.connect();
+    other.send(json!({"op": "query", "sql": ENDLESS, "timeout_ms": 10_000}));
+    let begun = Instant::now();
+    let busy = loop {
+        let answer = conn.ask(json!({"op": "query", "sql": "SELECT 1", "timeout_ms": 100}));
+        if answer["ok"] == false {
+            break answer;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "the other query does not begin");
+    };
+    assert_eq!(busy["error"]["code"], "busy", "{busy}");
+    assert!(busy["error"]["message"].as_str().is_some_and(|text| text.contains("one user's")), "{busy}");
+}
+
+#[test]
 fn a_long_query_keeps_nobody_else_waiting() {
     let (_site, daemon, mut conn) = start(&Config::new().dated("jobs", ""));
     let mut others: Vec<_> = (0..3).map(|_| daemon.connect()).collect();

@@ -162,3 +162,38 @@ fn what_clients_hold_is_bounded_and_given_back_when_they_close_it() {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+/// Whoever asks and does not read gets a few, and then is not worked for any more.
+#[test]
+fn results_that_nobody_takes_leave_the_daemon_its_descriptors() {
+    let config = Config::new().limits("output_stall_timeout_ms = 500").dated("jobs", "");
+    let (_site, daemon, mut conn) = start(&config);
+    let descriptors = format!("/proc/{}/fd", daemon.pid());
+    let open = || std::fs::read_dir(&descriptors).expect("the daemon's descriptors").count();
+    let before = open();
+    let stalled: Vec<_> = (0..2)
+        .map(|_| {
+            let mut stalled = daemon.connect();
+            // At once: the daemon may have hung up before a second piece.
+            stalled.send_bytes(format!("{}\n", ask("SELECT 1")).repeat(300).as_bytes());
+            stalled
+        })
+        .collect();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let stalls = || daemon.log().matches("a client was disconnected").count();
+    let mut most = 0;
+    while stalls() < stalled.len() {
+        most = most.max(open());
+        assert!(Instant::now() < deadline, "{} of 2 were disconnected", stalls());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(most < before + 150, "{most} descriptors were open, {before} before");
+    let answer = daemon.connect().ok(json!({"op": "ping"}));
+    assert_eq!(answer["pong"], json!(true));
+    drop(stalled);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while held_bytes(&mut conn) > 0 {
+        assert!(Instant::now() < deadline, "{} bytes are still held", held_bytes(&mut conn));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -184,6 +184,8 @@ impl Checker {
             Ok(Duration::from_millis(size(key, value, default, least)? as u64))
         };
         let per_uid = raw.max_subscriptions_per_uid.or(raw.max_subscriptions);
+        let max_concurrent_queries =
+            self.number("limits.max_concurrent_queries", raw.max_concurrent_queries, 4, 1, 1000)?;
         Ok(Limits {
             max_line_bytes: self.number(
                 "limits.max_line_bytes",
@@ -203,13 +205,14 @@ impl Checker {
             max_query_rows: size("max_query_rows", raw.max_query_rows, 100_000, 1)?,
             max_query_bytes: size("max_query_bytes", raw.max_query_bytes, 32 << 20, 1024)?,
             max_query_sql_bytes: size("max_query_sql_bytes", raw.max_query_sql_bytes, 64 << 10, 1)?,
-            max_concurrent_queries: self.number(
-                "limits.max_concurrent_queries",
-                raw.max_concurrent_queries,
-                4,
+            max_concurrent_queries: max_concurrent_queries as usize,
+            // One place is left for others.
+            max_concurrent_queries_per_uid: size(
+                "max_concurrent_queries_per_uid",
+                raw.max_concurrent_queries_per_uid,
+                (max_concurrent_queries - 1).max(1),
                 1,
-                1000,
-            )? as usize,
+            )?,
             max_handed_over_bytes: size("max_handed_over_bytes", raw.max_handed_over_bytes, 1 << 30, 1 << 16)?
                 as u64,
             max_query_dates: size("max_query_dates", raw.max_query_dates, 400, 1)?.min(u32::MAX as usize),

@@ -166,6 +166,8 @@ pub struct Limits {
     pub max_query_sql_bytes: usize,
     /// Queries that run at once.
     pub max_concurrent_queries: usize,
+    /// Queries of one user that run at once.
+    pub max_concurrent_queries_per_uid: usize,
     /// Dates that queries may have attached at once, beside those that are open.
     pub max_query_dates: usize,
     /// Bytes of results that are handed over as memory and that clients have not closed, together.

@@ -57,6 +57,7 @@ pub(super) struct RawLimits {
     pub(super) max_query_bytes: Option<i64>,
     pub(super) max_query_sql_bytes: Option<i64>,
     pub(super) max_concurrent_queries: Option<i64>,
+    pub(super) max_concurrent_queries_per_uid: Option<i64>,
     pub(super) max_query_dates: Option<i64>,
     pub(super) max_handed_over_bytes: Option<i64>,
     pub(super) query_timeout_ms: Option<i64>,

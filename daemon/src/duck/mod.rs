@@ -15,6 +15,7 @@ mod fill;
 mod flush;
 pub mod foreign;
 pub mod gate;
+mod halves;
 mod health;
 mod hurry;
 #[cfg(test)]

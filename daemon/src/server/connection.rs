@@ -116,7 +116,7 @@ impl Connection {
     }
 
     fn is_full(&self) -> bool {
-        self.wire.waiting() > self.server.config.limits.max_output_bytes
+        self.wire.waiting() > self.server.config.limits.max_output_bytes || self.wire.holds_many_handovers()
     }
 
     fn wants_input(&self) -> bool {
@@ -207,7 +207,9 @@ impl Connection {
                 pass.finish(out).await;
                 pass_from = at;
             }
-            if out.len() + waiting + pass.staged_bytes() > limits.max_output_bytes {
+            if out.len() + waiting + pass.staged_bytes() > limits.max_output_bytes
+                || self.wire.holds_many_handovers()
+            {
                 break;
             }
         }

@@ -104,10 +104,10 @@ impl Dispatcher<'_> {
         self.let_go();
         match op {
             Op::Lock { name, wait_ms, ttl_ms } => {
-                let taken = self.lock(name, (*wait_ms, *ttl_ms), out).await;
+                let locked = self.lock(name, (*wait_ms, *ttl_ms), out).await;
                 // The rules may have changed while it waited, also for what stands behind it.
                 self.forget_role();
-                let token = taken?;
+                let token = locked?;
                 if let Err(error) = self.all_allowed(ask) {
                     let _ = self.server.locks.unlock(&self.locks.owner, name, token);
                     return Err(error);

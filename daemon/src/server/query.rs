@@ -1,5 +1,6 @@
 //! The operation `query`: its parameters in, its rows out, on one line.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastpersist_protocol::error::{ErrorCode, WireError};
@@ -12,7 +13,7 @@ use super::pass::Pass;
 use super::{Server, errors};
 use crate::duck::query::{Cancelled, Parameter, Rows, RunError};
 use crate::handover::Exhausted;
-use crate::storage::querying::{Asked, QueryError};
+use crate::storage::querying::{Asked, Asker, QueryError};
 use crate::storage::schema::Model;
 
 impl Dispatcher<'_> {
@@ -41,7 +42,10 @@ impl Dispatcher<'_> {
         pass.finish(out).await;
         self.release();
         let server = self.server;
-        let result = storage.query(&server.queries, asked, server.stopping.clone()).await;
+        let wire = Arc::clone(&self.subscriptions.wire);
+        let is_gone = Box::new(move || wire.is_gone());
+        let client = Asker { uid: self.peer.uid, stopping: server.stopping.clone(), is_gone };
+        let result = storage.query(&server.queries, asked, client).await;
         let mut rows = result.map_err(|error| of_query(&error))?;
         match rows.handover.take() {
             None => write_result(out, id, &rows, None, begun.elapsed()),
@@ -127,9 +131,7 @@ fn of_query(error: &QueryError) -> WireError {
         QueryError::Range { .. } | QueryError::TooManyDates { .. } => {
             WireError::field("from", error.to_string())
         }
-        QueryError::Run(RunError::Exhausted(Exhausted::ByOthers)) | QueryError::Busy { .. } => {
-            new(ErrorCode::Busy)
-        }
+        QueryError::Run(RunError::Exhausted(_)) | QueryError::Busy { .. } => new(ErrorCode::Busy),
         QueryError::Storage(error) => errors::of_storage(error),
         QueryError::Flush(flush) => WireError { message: error.to_string(), ..errors::of_flush(flush) },
         QueryError::Dates(error) | QueryError::Thread(error) => errors::internal("a query", error),
@@ -146,6 +148,8 @@ fn of_cancelled(why: Cancelled) -> WireError {
         Cancelled::Preempted => {
             WireError::new(ErrorCode::Busy, "a date that the query reads is written to; try again")
         }
+        // Nobody reads it.
+        Cancelled::Unwanted => WireError::new(ErrorCode::QueryFailed, "whoever asked is gone"),
         Cancelled::Memory => WireError::new(
             ErrorCode::QueryFailed,
             "the query was ended because it took too much memory; ask for less",

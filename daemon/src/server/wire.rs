@@ -16,6 +16,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use tokio::io::{Interest, Ready};
 use tokio::net::UnixStream;
@@ -23,6 +24,9 @@ use tokio::sync::Notify;
 
 /// An output buffer is kept allocated up to this size.
 const KEPT_OUTPUT_BYTES: usize = 256 * 1024;
+
+/// So many descriptors may wait for a client before nothing more is done for it.
+const MAX_WAITING_HANDOVERS: usize = 8;
 
 /// See the module.
 #[derive(Debug)]
@@ -209,9 +213,24 @@ impl Wire {
         self.stream.ready(Interest::WRITABLE).await.is_ok_and(Ready::is_write_closed)
     }
 
+    /// Whether the client has closed both directions, or is no more. One that only sends no more still waits for
+    /// its answers.
+    pub(super) fn is_gone(&self) -> bool {
+        let mut socket = [PollFd::new(&self.stream, PollFlags::empty())];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut socket, Some(&at_once)).is_ok()
+            && socket[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+    }
+
     /// Bytes that the client has not taken.
     pub(super) fn waiting(&self) -> usize {
         self.state.lock().waiting()
+    }
+
+    /// Whether so many descriptors wait for the client that it must take some first: each is one of this
+    /// process's own.
+    pub(super) fn holds_many_handovers(&self) -> bool {
+        self.state.lock().handovers.len() >= MAX_WAITING_HANDOVERS
     }
 
     /// Since when the client has taken nothing, while something waits for it.

@@ -4,6 +4,9 @@
 //! Invariant: a query ends in time. Whatever it waits for, it waits no longer than its own timeout; while it
 //! runs, it is watched from here, and interrupted until it is over.
 
+mod places;
+
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +25,7 @@ use crate::duck::query::{
 };
 use crate::handover::Handovers;
 use crate::stats::resident_bytes;
+use places::{Place, Places};
 
 /// How often a query that runs is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -90,7 +94,7 @@ pub enum QueryError {
 #[derive(Debug)]
 pub struct Queries {
     gate: Gate,
-    slots: Arc<Semaphore>,
+    places: Places,
     dates: Arc<Semaphore>,
     handovers: Arc<Handovers>,
     limits: Limits,
@@ -104,7 +108,7 @@ impl Queries {
     pub fn new(limits: &Limits) -> Result<Self, DuckError> {
         Ok(Self {
             gate: Gate::open(limits.max_query_sql_bytes)?,
-            slots: Arc::new(Semaphore::new(limits.max_concurrent_queries)),
+            places: Places::new(limits.max_concurrent_queries, limits.max_concurrent_queries_per_uid),
             dates: Arc::new(Semaphore::new(limits.max_query_dates)),
             handovers: Handovers::new(limits.max_handed_over_bytes),
             limits: limits.clone(),
@@ -113,10 +117,7 @@ impl Queries {
 
     /// What is under way.
     pub fn load(&self) -> QueryLoad {
-        QueryLoad {
-            running: self.limits.max_concurrent_queries - self.slots.available_permits(),
-            handed_over_bytes: self.handovers.bytes(),
-        }
+        QueryLoad { running: self.places.taken(), handed_over_bytes: self.handovers.bytes() }
     }
 }
 
@@ -148,6 +149,22 @@ pub struct Asked {
     pub timeout: Option<Duration>,
     /// Whether the result is handed over as memory, instead of rows.
     pub hand_over: bool,
+}
+
+/// Who asked.
+pub struct Asker {
+    /// Whose share of the places it takes.
+    pub uid: u32,
+    /// Whether the daemon stops.
+    pub stopping: watch::Receiver<bool>,
+    /// Whether nobody waits for the answer any more.
+    pub is_gone: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl fmt::Debug for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Asker").field("uid", &self.uid).finish_non_exhaustive()
+    }
 }
 
 /// What a query reads; held until its thread has ended.
@@ -184,7 +201,7 @@ impl Source {
 /// The time that a query has, and what may end it before.
 struct Watch {
     deadline: Instant,
-    stopping: watch::Receiver<bool>,
+    client: Asker,
     max_resident_bytes: u64,
 }
 
@@ -197,12 +214,12 @@ impl Storage {
         &self,
         queries: &Arc<Queries>,
         asked: Asked,
-        stopping: watch::Receiver<bool>,
+        client: Asker,
     ) -> Result<Rows, QueryError> {
         let limits = &queries.limits;
         let timeout = asked.timeout.map_or(limits.query_timeout, |asked| asked.min(limits.query_timeout));
         let deadline = Instant::now() + timeout;
-        let slot = take(&queries.slots, 1, deadline, "all places for queries").await?;
+        let place = queries.places.take(client.uid, deadline).await?;
         let checked = self.check(queries, asked.sql.clone()).await?;
         let (form, most) = if asked.hand_over {
             (Form::Arrow(Arc::clone(&queries.handovers)), usize::MAX)
@@ -212,8 +229,8 @@ impl Storage {
         let max_rows = asked.max_rows.map_or(most, |rows| usize::try_from(rows).unwrap_or(most).min(most));
         let bounds = Bounds { max_rows, max_bytes: limits.max_query_bytes };
         let growth = limits.duckdb_memory_bytes + limits.max_query_bytes as u64 + UNCOUNTED_BYTES;
-        let watch = Watch { deadline, stopping, max_resident_bytes: resident_bytes() + growth };
-        let (mut slot, mut pause) = (Some(slot), PREEMPTED_PAUSE);
+        let watch = Watch { deadline, client, max_resident_bytes: resident_bytes() + growth };
+        let (mut place, mut pause) = (Some(place), PREEMPTED_PAUSE);
         loop {
             let running = self.shared.engine.runnings().add(&self.config.name);
             let prepared = tokio::select! {
@@ -221,23 +238,21 @@ impl Storage {
                 why = running.ended() => Err(RunError::Cancelled(why).into()),
                 prepared = self.prepare(queries, &asked, &running, deadline) => prepared,
             };
-            let (result, place) = match prepared {
+            let (result, left) = match prepared {
                 Ok((sources, permits)) => {
                     let (checked, parameters) = (checked.clone(), asked.parameters.clone());
                     let (views, form) = (self.views(&sources), form.clone());
                     let query = Query { checked, parameters, views, bounds, form };
-                    let begun = self.begin(query, &running, (sources, permits, slot.take()))?;
+                    let begun = self.begin(query, &running, (sources, permits, place.take()))?;
                     watch.until_end(&running, begun).await?
                 }
-                Err(QueryError::Run(error)) => (Err(error), slot.take()),
+                Err(QueryError::Run(error)) => (Err(error), place.take()),
                 Err(error) => return Err(error),
             };
-            match (result, place) {
+            match (result, left) {
                 // Without its place its thread did not end.
-                (Err(RunError::Cancelled(Cancelled::Preempted)), Some(place))
-                    if Instant::now() < deadline =>
-                {
-                    slot = Some(place);
+                (Err(RunError::Cancelled(Cancelled::Preempted)), Some(left)) if Instant::now() < deadline => {
+                    place = Some(left);
                     // Whoever needed what it held must come before it.
                     tokio::time::sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;
                     pause = (pause * 2).min(LONGEST_PREEMPTED_PAUSE);
@@ -328,14 +343,14 @@ impl Storage {
         &self,
         query: Query,
         running: &Arc<Running>,
-        (sources, permits, slot): (Vec<Source>, Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>),
+        (sources, permits, place): (Vec<Source>, Option<OwnedSemaphorePermit>, Option<Place>),
     ) -> Result<oneshot::Receiver<Ended>, QueryError> {
         let (engine, running) = (Arc::clone(&self.shared.engine), Arc::clone(running));
         let (sender, ended) = oneshot::channel();
         let work = move || {
             let result = query.run(&engine, &running);
             drop((sources, permits));
-            let _ = sender.send((result, slot));
+            let _ = sender.send((result, place));
         };
         spawn(work).map_err(QueryError::Thread)?;
         Ok(ended)
@@ -343,7 +358,7 @@ impl Storage {
 }
 
 /// A query's end, and its place among those that run.
-type Ended = (Result<Rows, RunError>, Option<OwnedSemaphorePermit>);
+type Ended = (Result<Rows, RunError>, Option<Place>);
 
 impl Watch {
     /// Waits for the end of a query, and sees to it that it comes.
@@ -377,8 +392,10 @@ impl Watch {
     }
 
     fn must_end(&self) -> Option<Cancelled> {
-        if *self.stopping.borrow() {
+        if *self.client.stopping.borrow() {
             Some(Cancelled::Stopping)
+        } else if (self.client.is_gone)() {
+            Some(Cancelled::Unwanted)
         } else if Instant::now() >= self.deadline {
             Some(Cancelled::Timeout)
         } else if resident_bytes() > self.max_resident_bytes {

@@ -34,7 +34,7 @@ pub(crate) struct SqlArgs {
     /// The SELECT; without it and without -f, a prompt.
     #[arg(value_name = "SQL")]
     sql: Option<String>,
-    /// Read the SELECT from this file.
+    /// Read the SELECT from this file, - for standard input.
     #[arg(short, long, value_name = "FILE", conflicts_with = "sql")]
     file: Option<PathBuf>,
     /// How the rows are printed: a table on a terminal and ndjson in a pipe, unless given.
@@ -77,11 +77,11 @@ pub(super) enum Format {
 pub(crate) fn sql(global: &Global, args: &SqlArgs, out: &mut Output) -> Outcome {
     let sql = match (&args.sql, &args.file) {
         (Some(sql), _) => sql.clone(),
-        (None, Some(file)) => {
+        (None, Some(file)) if file.as_os_str() != "-" => {
             fs::read_to_string(file).map_err(|error| Failure::io(file.display(), &error))?
         }
         (None, None) if std::io::stdin().is_terminal() => return prompt::run(global, args, out),
-        (None, None) => {
+        (None, _) => {
             let mut sql = String::new();
             let read = std::io::stdin().read_to_string(&mut sql);
             read.map_err(|error| Failure::io("standard input", &error))?;

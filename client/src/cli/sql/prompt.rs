@@ -1,11 +1,14 @@
 //! The prompt: SQL that ends in a semicolon, with a history that stays, and names that complete.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fastpersist_client::{Model, blocking};
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{Config, Editor};
+use signal_hook::consts::SIGINT;
 
 use super::SqlArgs;
 use super::complete::Names;
@@ -18,7 +21,7 @@ use crate::cli::{Global, find_storage};
 const HISTORY_ENTRIES: usize = 1_000;
 const HELP: &str = "\
 A query ends with a semicolon and may go over several lines. Tab completes the names of tables and columns.
-Ctrl-C drops what is written, Ctrl-D, \\q or exit ends.";
+Ctrl-C drops what is written, or ends a query that runs, and this program with it; Ctrl-D, \\q or exit ends.";
 
 type Line = Editor<Names, FileHistory>;
 
@@ -35,22 +38,34 @@ pub(super) fn run(global: &Global, args: &SqlArgs, out: &mut Output) -> Outcome 
         // There is none the first time.
         let _ = line.load_history(file);
     }
+    // The line editor takes the signal for itself as long as it lives, also while it reads nothing.
+    let asking = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register_conditional_default(SIGINT, Arc::clone(&asking))
+        .map_err(|error| Failure::io("signals", &error))?;
     out.line(format_args!("{} ({}). {HELP}", storage.name, storage.model))?;
     out.flush()?;
     while let Some(sql) = read(&mut line)? {
-        match args.ask(&client, global, &sql) {
+        // Before: the query may be ended with everything.
+        save_history(&mut line, history.as_deref());
+        asking.store(true, Ordering::Release);
+        let asked = args.ask(&client, global, &sql);
+        asking.store(false, Ordering::Release);
+        match asked {
             Ok(result) => format::print(&result, args.format(out), out)?,
             Err(failure) => eprintln!("{failure}"),
         }
         out.flush()?;
     }
-    if let Some(file) = &history
+    Ok(())
+}
+
+fn save_history(line: &mut Line, file: Option<&Path>) {
+    if let Some(file) = file
         && let Some(directory) = file.parent()
     {
         // Whoever cannot keep a history can ask all the same.
         let _ = std::fs::create_dir_all(directory).map(|()| line.save_history(file));
     }
-    Ok(())
 }
 
 /// The next query, `None` at the end.

@@ -102,6 +102,12 @@ pub enum Rejection {
         "{0:?} is no name for a common table expression; use letters, digits and _, and none of DuckDB's own prefixes"
     )]
     CteName(String),
+    /// Common table expressions that are to be written out wherever they are used: forty of them, each with the one
+    /// before in it twice, keep DuckDB's binder busy for ever, and nothing interrupts it.
+    #[error(
+        "the word MATERIALIZED may not stand in a query; leave it out, or pass a text that has it as a parameter"
+    )]
+    Materialized,
     /// Something in the tree that is not on the list.
     #[error("{0} may not be used in a query")]
     Unknown(String),
@@ -167,6 +173,10 @@ impl Gate {
         }
         if sql.contains('\0') {
             return Err(Rejection::Nul);
+        }
+        // Wherever it stands: who reads SQL not quite as DuckDB does must not be wrong about this.
+        if memchr::memmem::find(sql.to_ascii_lowercase().as_bytes(), b"materialized").is_some() {
+            return Err(Rejection::Materialized);
         }
         if nesting::depth(sql) > MAX_NESTING {
             return Err(Rejection::TooDeep);

@@ -11,6 +11,8 @@ use super::functions::{SERIES, TABLE_FUNCTIONS, is_allowed, size_argument};
 
 /// Deeper trees than the parser makes of SQL within its own bounds.
 const MAX_DEPTH: usize = 5_000;
+/// Lambdas within lambdas: DuckDB's binder takes twice as long, and twice the memory, for each.
+const MAX_LAMBDAS: usize = 4;
 /// The largest number that says how much a function makes.
 const MAX_SIZE: i64 = 10_000;
 /// The largest bound of a list of numbers.
@@ -39,11 +41,13 @@ pub(super) struct Walk<'a> {
     ctes: Vec<String>,
     parameters: BTreeSet<String>,
     depth: usize,
+    /// Lambdas around here.
+    lambdas: usize,
 }
 
 impl<'a> Walk<'a> {
     pub(super) fn new(tables: &'a [&'static str]) -> Self {
-        Self { tables, ctes: Vec::new(), parameters: BTreeSet::new(), depth: 0 }
+        Self { tables, ctes: Vec::new(), parameters: BTreeSet::new(), depth: 0, lambdas: 0 }
     }
 
     /// Walks over a statement.
@@ -201,6 +205,13 @@ impl<'a> Walk<'a> {
                 self.parameters.insert(text(expression, "identifier").to_owned());
                 Ok(())
             }
+            "LAMBDA" if self.lambdas == MAX_LAMBDAS => Err(Rejection::TooDeep),
+            "LAMBDA" => {
+                self.lambdas += 1;
+                let walked = self.fields(expression);
+                self.lambdas -= 1;
+                walked
+            }
             "BETWEEN"
             | "CASE"
             | "CAST"
@@ -208,7 +219,6 @@ impl<'a> Walk<'a> {
             | "COLUMN_REF"
             | "COMPARISON"
             | "CONJUNCTION"
-            | "LAMBDA"
             | "LAMBDA_REF"
             | "OPERATOR"
             | "POSITIONAL_REFERENCE"

@@ -26,7 +26,7 @@ use fastpersist_protocol::json;
 use super::engine::Engine;
 use super::error::DuckError;
 use super::gate::Checked;
-use crate::handover::{Exhausted, Handover, Handovers};
+use crate::handover::{BeginError, Exhausted, Handover, Handovers};
 
 pub use borrow::{Borrowed, Borrowing};
 pub use params::Parameter;
@@ -132,6 +132,15 @@ enum Failure {
     Other(String),
 }
 
+impl From<BeginError> for Failure {
+    fn from(error: BeginError) -> Self {
+        match error {
+            BeginError::Exhausted(exhausted) => Self::Exhausted(exhausted),
+            BeginError::Io(_) => Self::Other(error.to_string()),
+        }
+    }
+}
+
 impl From<duckdb::Error> for Failure {
     fn from(error: duckdb::Error) -> Self {
         Self::Duck(error)
@@ -200,7 +209,7 @@ impl Query {
         match &self.form {
             Form::Rows => self.fetch(&statement, &shapes, rows, running),
             Form::Arrow(handovers) => {
-                let sheet = handovers.begin().map_err(|error| Failure::Other(error.to_string()))?;
+                let sheet = handovers.begin()?;
                 arrow_stream::fetch(&statement, &shapes, rows, self.bounds.max_rows, sheet, running)
             }
         }
@@ -283,7 +292,11 @@ fn message(error: &duckdb::Error) -> String {
 pub fn is_out_of_memory(error: &DuckError) -> bool {
     match error {
         DuckError::Sql { source, .. } | DuckError::Commit { source, .. } => {
-            source.to_string().contains("Out of Memory")
+            let text = source.to_string().to_lowercase();
+            // A commit says it in its own way.
+            ["out of memory", "failed to pin block", "could not allocate"]
+                .iter()
+                .any(|sign| text.contains(sign))
         }
         _ => false,
     }

@@ -26,11 +26,13 @@ pub enum Cancelled {
     Preempted = 3,
     /// A flush, or the process, needs the memory.
     Memory = 4,
+    /// Whoever asked is gone.
+    Unwanted = 5,
 }
 
 impl Cancelled {
     fn of(code: u8) -> Option<Self> {
-        [Self::Timeout, Self::Stopping, Self::Preempted, Self::Memory]
+        [Self::Timeout, Self::Stopping, Self::Preempted, Self::Memory, Self::Unwanted]
             .into_iter()
             .find(|why| *why as u8 == code)
     }

@@ -241,12 +241,7 @@ impl Partition {
         #[cfg(test)]
         let _planted = crate::planted::on_this_thread(self.shared.disk.planted());
         let batch = FlushBatch { through_seq, rows: flush_rows(unflushed), producers };
-        let outcome = match store.flush(&batch) {
-            Err(error) if query::is_out_of_memory(&error) && self.make_queries_yield() => {
-                store.flush(&batch)?
-            }
-            outcome => outcome?,
-        };
+        let rows = self.flush_within_memory(&store, batch)?;
         #[cfg(test)]
         if crate::planted::is_here(crate::planted::Bug::SegmentBeforeCheckpoint) {
             self.checkpointed_seq.fetch_max(through_seq, Ordering::AcqRel);
@@ -254,10 +249,29 @@ impl Partition {
         if store.wal_bytes() > self.checkpoint_log_bytes() {
             self.checkpoint(&store, through_seq);
         }
-        if outcome.rows >= TRIM_ROWS {
+        if rows >= TRIM_ROWS {
             self.shared.engine.release_cache();
         }
         Ok(unflushed.len() as u64)
+    }
+
+    /// Flushes; where DuckDB has not the memory for all of it, without the queries that run, and then one half
+    /// after the other. Documents of a megabyte need that: a transaction has all its rows in memory.
+    fn flush_within_memory(&self, store: &Store, batch: FlushBatch) -> Result<u64, DuckError> {
+        let mut result = store.flush(&batch);
+        let is_short = |result: &Result<_, DuckError>| result.as_ref().is_err_and(query::is_out_of_memory);
+        if is_short(&result) && self.make_queries_yield() {
+            result = store.flush(&batch);
+        }
+        match result {
+            Err(error) if query::is_out_of_memory(&error) => {
+                let Ok((first, second)) = batch.halves() else { return Err(error) };
+                tracing::debug!(storage = %self.config.name, %error, "a flush goes on in halves");
+                self.shared.engine.release_cache();
+                Ok(self.flush_within_memory(store, first)? + self.flush_within_memory(store, second)?)
+            }
+            result => result.map(|outcome| outcome.rows),
+        }
     }
 
     /// How long DuckDB's own log may get: the larger the file, the more a checkpoint has to write.
