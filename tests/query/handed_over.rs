@@ -171,23 +171,19 @@ fn results_that_nobody_takes_leave_the_daemon_its_descriptors() {
     let descriptors = format!("/proc/{}/fd", daemon.pid());
     let open = || std::fs::read_dir(&descriptors).expect("the daemon's descriptors").count();
     let before = open();
-    let stalled: Vec<_> = (0..2)
-        .map(|_| {
-            let mut stalled = daemon.connect();
-            // At once: the daemon may have hung up before a second piece.
-            stalled.send_bytes(format!("{}\n", ask("SELECT 1")).repeat(300).as_bytes());
-            stalled
-        })
-        .collect();
+    // One: two would have all results that may be held before the kernel takes no more from the daemon.
+    let mut stalled = daemon.connect();
+    // At once: the daemon may have hung up before a second piece.
+    stalled.send_bytes(format!("{}\n", ask("SELECT 1")).repeat(300).as_bytes());
     let deadline = Instant::now() + Duration::from_secs(30);
     let stalls = || daemon.log().matches("a client was disconnected").count();
     let mut most = 0;
-    while stalls() < stalled.len() {
+    while stalls() == 0 {
         most = most.max(open());
-        assert!(Instant::now() < deadline, "{} of 2 were disconnected", stalls());
+        assert!(Instant::now() < deadline, "it was not disconnected");
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert!(most < before + 150, "{most} descriptors were open, {before} before");
+    assert!(most < before + 100, "{most} descriptors were open, {before} before");
     let answer = daemon.connect().ok(json!({"op": "ping"}));
     assert_eq!(answer["pong"], json!(true));
     drop(stalled);

@@ -183,9 +183,6 @@ impl Checker {
         let millis = |key: &str, value, default, least| -> Checked<Duration> {
             Ok(Duration::from_millis(size(key, value, default, least)? as u64))
         };
-        let per_uid = raw.max_subscriptions_per_uid.or(raw.max_subscriptions);
-        let max_concurrent_queries =
-            self.number("limits.max_concurrent_queries", raw.max_concurrent_queries, 4, 1, 1000)?;
         Ok(Limits {
             max_line_bytes: self.number(
                 "limits.max_line_bytes",
@@ -205,12 +202,18 @@ impl Checker {
             max_query_rows: size("max_query_rows", raw.max_query_rows, 100_000, 1)?,
             max_query_bytes: size("max_query_bytes", raw.max_query_bytes, 32 << 20, 1024)?,
             max_query_sql_bytes: size("max_query_sql_bytes", raw.max_query_sql_bytes, 64 << 10, 1)?,
-            max_concurrent_queries: max_concurrent_queries as usize,
+            max_concurrent_queries: self.number(
+                "limits.max_concurrent_queries",
+                raw.max_concurrent_queries,
+                4,
+                1,
+                1000,
+            )? as usize,
             // One place is left for others.
             max_concurrent_queries_per_uid: size(
                 "max_concurrent_queries_per_uid",
                 raw.max_concurrent_queries_per_uid,
-                (max_concurrent_queries - 1).max(1),
+                3,
                 1,
             )?,
             max_handed_over_bytes: size("max_handed_over_bytes", raw.max_handed_over_bytes, 1 << 30, 1 << 16)?
@@ -220,7 +223,12 @@ impl Checker {
             max_locks: size("max_locks", raw.max_locks, 1024, 0)?,
             max_producers: size("max_producers", raw.max_producers, 10_000, 1)?,
             max_subscriptions: size("max_subscriptions", raw.max_subscriptions, 256, 0)?,
-            max_subscriptions_per_uid: size("max_subscriptions_per_uid", per_uid, 256, 0)?,
+            max_subscriptions_per_uid: size(
+                "max_subscriptions_per_uid",
+                raw.max_subscriptions_per_uid,
+                256,
+                0,
+            )?,
             max_open_dates: size("max_open_dates", raw.max_open_dates, 64, 1)?,
             busy_wait: millis("busy_wait_ms", raw.busy_wait_ms, 10_000, 0)?,
             duckdb_memory_bytes: size("duckdb_memory_bytes", raw.duckdb_memory_bytes, 256 << 20, 64 << 20)?

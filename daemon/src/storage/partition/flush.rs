@@ -267,8 +267,12 @@ impl Partition {
             Err(error) if query::is_out_of_memory(&error) => {
                 let Ok((first, second)) = batch.halves() else { return Err(error) };
                 tracing::debug!(storage = %self.config.name, %error, "a flush goes on in halves");
+                // What is committed and not in the file yet takes memory too.
+                self.checkpoint(store, store.flushed_seq());
                 self.shared.engine.release_cache();
-                Ok(self.flush_within_memory(store, first)? + self.flush_within_memory(store, second)?)
+                let rows = self.flush_within_memory(store, first)?;
+                self.checkpoint(store, store.flushed_seq());
+                Ok(rows + self.flush_within_memory(store, second)?)
             }
             result => result.map(|outcome| outcome.rows),
         }
