@@ -18,7 +18,7 @@ async fn main() -> Result<(), Error> {
     let count: i64 = env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(100_000);
     let client = Client::connect(ConnectOptions::new().max_reply_bytes(2 << 30)).await?;
     let jobs = client.dated(&storage);
-    let sql = "SELECT range AS n, 'row ' || range AS text FROM range(?)";
+    let sql = "SELECT range AS n, range / 3.0 AS third FROM range(?)";
 
     let begun = Instant::now();
     let batches = jobs.query(sql).param(&count).batches().await?;
@@ -35,7 +35,7 @@ async fn main() -> Result<(), Error> {
 
     let begun = Instant::now();
     let result = jobs.query(sql).param(&count).send().await?;
-    let numbers: Vec<(i64, &str)> = result
+    let numbers: Vec<(i64, f64)> = result
         .rows
         .iter()
         .map(|row| serde_json::from_str(row.get()))
