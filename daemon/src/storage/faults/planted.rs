@@ -8,8 +8,9 @@ use crate::planted::Bug;
 
 /// The table of bugs and the instruments that catch them.
 const README: &str = include_str!("../../../../tests/README.md");
-/// So many runs of an instrument are made at most to find a bug.
-const RUNS: u64 = 120;
+/// So many runs of an instrument are made at most to find a bug. Most are found within ten; the rarest, which needs a
+/// power cut between a flush and its checkpoint, was found in run 117 to 700 of all seeds.
+const RUNS: u64 = 600;
 
 /// The instruments that the table names for a bug.
 fn instruments(bug: Bug) -> Vec<&'static str> {
