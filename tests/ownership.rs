@@ -35,7 +35,10 @@ fn tree(path: &Path) -> Vec<std::path::PathBuf> {
 /// A site that belongs to the service's user, with the programs in it: those of the build may be out of reach.
 fn site_of_the_service() -> Site {
     let site = Site::new(&config());
-    fs::copy(binary("fastpersistd"), site.path("fastpersistd")).unwrap();
+    // By another process: one that another test starts meanwhile would inherit what this one writes to, and until
+    // it has replaced itself the system lets nobody run the copy.
+    let copied = Command::new("cp").arg(binary("fastpersistd")).arg(site.path("fastpersistd")).status();
+    assert!(copied.expect("run cp").success(), "the program is copied");
     for path in tree(&site.path("")) {
         chown(path, Some(SERVICE), Some(SERVICE)).unwrap();
     }
