@@ -39,10 +39,7 @@ fn play() {
     match role.as_str() {
         "relay" => relay(&socket),
         "pipeline" => pipeline(&socket),
-        "kill-writer" => crate::kill_loop::writer::run(&socket),
-        "count-up" => crate::compare_and_set::count_up(&socket),
-        "numbers" => crate::producers::client::run(&socket),
-        other => panic!("no role {other}"),
+        other => crate::play(other, &socket),
     }
 }
 

@@ -1,0 +1,22 @@
+//! The fault instruments that work on the real program from outside. Each breaks one kind of thing in a running
+//! `fastpersistd`, or in what it left, and checks what the answers promised; `tests/README.md` tells them all, with the
+//! long runs and their figures. Those that need the seam in `disk.rs` are in the daemon's own crate.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+// DuckDB is a name and no code.
+#![allow(clippy::doc_markdown)]
+
+#[path = "../harness/mod.rs"]
+#[allow(dead_code, reason = "shared with the other tests")]
+mod harness;
+mod runs;
+
+mod kill_loop;
+
+/// The parts that this program's own processes play.
+fn play(role: &str, socket: &str) {
+    match role {
+        "kill-writer" => kill_loop::writer::run(socket),
+        other => panic!("no role {other}"),
+    }
+}
