@@ -43,8 +43,9 @@ pub(super) struct Life {
     knobs: Knobs,
     /// Nothing is written any more.
     is_closed: bool,
-    /// What was answered of exports and backups.
-    pub(super) exported: bool,
+    /// Whether files of the last export must be there; `None` without an export.
+    pub(super) exported: Option<bool>,
+    /// What was answered of backups.
     pub(super) backed_up: [bool; 2],
 }
 
@@ -118,7 +119,7 @@ impl Life {
                 in_flight: Arc::default(),
                 knobs,
                 is_closed: false,
-                exported: false,
+                exported: None,
                 backed_up: [false; 2],
             },
             Err(error) => {
@@ -220,9 +221,13 @@ impl Life {
             Step::Tidy => self.for_each_partition(|partition| drop(partition.tidy())),
             Step::NextDay => self.clock.set_wall(DAY_MICROS),
             Step::Export => {
+                // One that does not end may have removed what the one before wrote.
+                self.exported = Some(false);
                 let jobs = self.jobs.export(self.jobs.parquet_root(None).expect("a root")).await;
                 let settings = self.settings.export(self.settings.parquet_root(None).expect("a root")).await;
-                self.exported |= jobs.is_ok() && settings.is_ok() && !self.disk.is_off();
+                if let (Ok(jobs), Ok(settings), false) = (jobs, settings, self.disk.is_off()) {
+                    self.exported = Some(jobs.files + settings.files > 0);
+                }
             }
             Step::Backup => {
                 for (storage, is_there) in [&self.jobs, &self.settings].into_iter().zip(&mut self.backed_up) {

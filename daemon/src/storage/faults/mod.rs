@@ -141,7 +141,7 @@ async fn live(
                     life.check_resumes().await;
                 }
                 disk.stop_now();
-                exported |= life.exported;
+                exported = life.exported.unwrap_or(exported);
                 for (all, one) in backed_up.iter_mut().zip(life.backed_up) {
                     *all |= one;
                 }
@@ -264,9 +264,15 @@ impl Tally {
     fn add(&mut self, run: &str, outcome: &Outcome) {
         self.runs += 1;
         self.injected += outcome.injected;
+        if self.runs.is_multiple_of(5_000) {
+            println!("{} runs, {} faults, {} found something", self.runs, self.injected, self.found.len());
+        }
         if !outcome.problems.is_empty() {
             let (problems, last) = (outcome.problems.join("\n  "), outcome.last_operations.join("\n    "));
-            self.found.push(format!("{run}:\n  {problems}\n  operations before the crash:\n    {last}"));
+            let found = format!("{run}:\n  {problems}\n  operations before the crash:\n    {last}");
+            // At once: the long runs take an hour.
+            println!("{found}");
+            self.found.push(found);
         }
     }
 
