@@ -24,18 +24,20 @@ use page::{Block, INDENTED, blocks, read, root};
 const README: &str = "README.md";
 const PROTOCOL: &str = "protocol/PROTOCOL.md";
 const DESIGN: &str = "daemon/DESIGN.md";
+const DURABILITY: &str = "daemon/DURABILITY.md";
 const BENCH: &str = "bench/README.md";
 const TESTS: &str = "tests/README.md";
 const SERVICE: &str = "systemd/README.md";
-const PAGES: [&str; 6] = [README, PROTOCOL, DESIGN, BENCH, TESTS, SERVICE];
+const PAGES: [&str; 7] = [README, PROTOCOL, DESIGN, DURABILITY, BENCH, TESTS, SERVICE];
 
 /// What runs the blocks of a kind, wherever one stands that is not in `BY_HAND`.
-const RUN: [(&str, &str, &str); 9] = [
+const RUN: [(&str, &str, &str); 10] = [
     (README, "sh", "shell"),
     (README, "rust", "examples"),
     (README, "toml", "tables"),
     (PROTOCOL, "transcript", "transcript"),
     (DESIGN, "json", "wal_line"),
+    (DURABILITY, "transcript", "transcript"),
     (BENCH, INDENTED, "bench_commands_exist"),
     (TESTS, "sh", "cargo_commands_name_what_is_there"),
     (SERVICE, "sh", "service"),

@@ -1,8 +1,11 @@
 //! What the documents list: configuration, defaults, limits, error codes, and the modules here.
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
 
-use super::{PROTOCOL, README, TESTS, page::read, to_run};
+use super::{DURABILITY, PROTOCOL, README, TESTS, page::read, to_run};
 use crate::harness::{Config, Site, bare_command, run_to_exit};
 
 /// Where the defaults stand.
@@ -114,12 +117,31 @@ fn the_error_codes_are_those_of_the_protocol() {
 
 #[test]
 fn every_module_of_the_tests_has_its_line() {
-    let main = read("tests/main.rs");
-    let modules = main.lines().filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'));
-    let mut modules: Vec<_> = modules.filter(|name| *name != "harness").collect();
+    let modules = modules("tests/main.rs");
     let rows = table(TESTS, "| module |");
     let mut listed: Vec<_> = rows.iter().flat_map(|row| marked(&row[0])).collect();
-    modules.sort_unstable();
     listed.sort_unstable();
     assert_eq!(listed, modules, "{TESTS} against tests/main.rs");
+}
+
+/// The modules that a test program is made of, sorted.
+fn modules(main: &str) -> Vec<String> {
+    let text = read(main);
+    let names = text.lines().filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'));
+    let mut modules: Vec<_> =
+        names.filter(|name| !["harness", "runs"].contains(name)).map(str::to_owned).collect();
+    modules.sort_unstable();
+    modules
+}
+
+#[test]
+fn every_promise_against_a_fault_names_instruments_that_are_there() {
+    let listed = table(TESTS, "| instrument |");
+    let listed: BTreeSet<_> = listed.iter().map(|row| marked(&row[0])[0]).collect();
+    let promises = table(DURABILITY, "| fault |");
+    let shown: BTreeSet<_> = promises.iter().flat_map(|row| marked(&row[2])).collect();
+    assert_eq!(shown, listed, "{DURABILITY} against {TESTS}");
+    for module in modules("tests/faults/main.rs") {
+        assert!(listed.contains(module.as_str()), "{TESTS} does not tell of the instrument {module}");
+    }
 }

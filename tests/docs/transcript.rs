@@ -1,8 +1,8 @@
-//! The transcripts of PROTOCOL.md, top to bottom, on one connection to one daemon.
+//! The transcripts of a page, top to bottom, on one connection to one daemon.
 
 use serde_json::Value;
 
-use super::{PROTOCOL, page::Block, pattern::value_matches, to_run};
+use super::{DURABILITY, PROTOCOL, page::Block, pattern::value_matches, to_run};
 use crate::harness::{Config, Conn, Site};
 
 /// Nothing is flushed before the page says so.
@@ -31,14 +31,23 @@ fn run(conn: &mut Conn, block: &Block) {
     }
 }
 
-#[test]
-fn every_transcript_is_what_the_daemon_answers() {
+fn every_transcript_is_answered_so(page: &str) {
     let site = Site::new(&config());
     let daemon = site.start();
     let mut conn = daemon.connect();
-    for block in to_run(PROTOCOL, "transcript") {
+    for block in to_run(page, "transcript") {
         run(&mut conn, &block);
     }
     drop(conn);
     daemon.stop();
+}
+
+#[test]
+fn those_of_the_protocol() {
+    every_transcript_is_answered_so(PROTOCOL);
+}
+
+#[test]
+fn those_of_the_promises() {
+    every_transcript_is_answered_so(DURABILITY);
 }

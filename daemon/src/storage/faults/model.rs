@@ -151,8 +151,11 @@ impl Model {
             for (name, node) in directory.current.clone() {
                 let Node::File(id) = node else { continue };
                 if matches!(moved.files[id], File::Foreign { .. }) {
-                    let copy = moved.foreign(&path.join(name));
-                    directory.replace(node, copy);
+                    match moved.foreign(&path.join(&name)) {
+                        Some(copy) => directory.replace(node, copy),
+                        // DuckDB removed its log while the copy was made.
+                        None => directory.change(Naming::Remove(name)),
+                    }
                 }
             }
             moved.directories.insert(path, directory);
@@ -169,7 +172,7 @@ impl Model {
                 self.adopt(&at);
                 Node::Directory
             } else if is_duckdbs(&name) {
-                self.foreign(&at)
+                self.foreign(&at).expect("there")
             } else {
                 self.ours(fs::read(&at).expect("read"))
             };
@@ -184,12 +187,16 @@ impl Model {
         Node::File(self.files.len() - 1)
     }
 
-    fn foreign(&mut self, path: &Path) -> Node {
+    /// `None` when DuckDB has removed the file meanwhile.
+    fn foreign(&mut self, path: &Path) -> Option<Node> {
         let kept = self.kept.join(self.files.len().to_string());
-        fs::hard_link(path, &kept).expect("linked");
+        match fs::hard_link(path, &kept) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+            linked => linked.expect("linked"),
+        }
         let inode = fs::metadata(&kept).expect("there").ino();
         self.files.push(File::Foreign { kept, inode });
-        Node::File(self.files.len() - 1)
+        Some(Node::File(self.files.len() - 1))
     }
 
     fn directory(&mut self, path: &Path) -> &mut Directory {
@@ -204,7 +211,9 @@ impl Model {
             let entry = entry.expect("an entry");
             if entry.file_type().expect("a type").is_file() {
                 let name = entry.file_name().into_string().expect("UTF-8");
-                there.insert(name, entry.metadata().expect("there").ino());
+                if let Ok(metadata) = entry.metadata() {
+                    there.insert(name, metadata.ino());
+                }
             }
         }
         let known = self.directory(path).current.clone();
@@ -217,8 +226,9 @@ impl Model {
         }
         for name in there.keys() {
             if !self.directory(path).current.contains_key(name) {
-                let node = self.foreign(&path.join(name));
-                self.directory(path).change(Naming::Add(name.clone(), node));
+                if let Some(node) = self.foreign(&path.join(name)) {
+                    self.directory(path).change(Naming::Add(name.clone(), node));
+                }
             }
         }
     }
