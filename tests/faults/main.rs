@@ -11,6 +11,7 @@
 mod harness;
 mod runs;
 
+mod kill_at_calls;
 mod kill_loop;
 
 /// The parts that this program's own processes play.
