@@ -31,7 +31,9 @@ fn a_kill_at_any_call_loses_nothing_that_was_answered() {
     let mut tally = Tally::new("kill_at_calls");
     let places = places();
     let mut by_call: BTreeMap<&str, usize> = BTreeMap::new();
-    places.iter().for_each(|place| *by_call.entry(&place.call).or_default() += 1);
+    for place in &places {
+        *by_call.entry(&place.call).or_default() += 1;
+    }
     println!("{} calls in the script: {by_call:?}", places.len());
     for call in ["fdatasync", "fsync", "rename", "unlink", "ftruncate", "openat", "pwrite64"] {
         assert!(by_call.contains_key(call), "the script has no {call}");
@@ -99,10 +101,10 @@ fn answered(conn: &mut Conn, request: &Value, state: &mut State) -> bool {
 }
 
 /// One life of the script with its end, and a look at what is left. False where the daemon was not killed.
-fn kill_at(place: &Place, side: Side, tally: &mut Tally) -> bool {
+fn kill_at(place: &Place, when: Side, tally: &mut Tally) -> bool {
     let site = Site::new(&script::config());
-    let (allowed, killed) = live(&site, place, side);
-    let what = format!("{side:?} {place:?}, {}", trace::last_call(&site, place));
+    let (allowed, killed) = live(&site, place, when);
+    let what = format!("{when:?} {place:?}, {}", trace::last_call(&site, place));
     let mut daemon = match site.try_start() {
         Ok(daemon) => daemon,
         Err(exit) => {
@@ -134,10 +136,10 @@ fn kill_at(place: &Place, side: Side, tally: &mut Tally) -> bool {
 }
 
 /// Lives until the call at which it ends. Gives the states that may be there then, and whether it met its call.
-fn live(site: &Site, place: &Place, side: Side) -> (Vec<State>, bool) {
+fn live(site: &Site, place: &Place, when: Side) -> (Vec<State>, bool) {
     let mut state = State::default();
     let requests = script::requests();
-    let traced = || site.spawn(trace::traced_start(site, Some((place, side))), site.socket());
+    let traced = || site.spawn(trace::traced_start(site, Some((place, when))), site.socket());
     let mut daemon = if place.step == START { traced() } else { site.start() };
     let mut ender = (place.step == START).then(|| Ender::watch(site, &daemon));
     if ender.as_ref().is_some_and(|ender| !comes_up(site, ender)) {
@@ -148,7 +150,7 @@ fn live(site: &Site, place: &Place, side: Side) -> (Vec<State>, bool) {
     let mut conn = daemon.connect();
     for (number, request) in requests.iter().enumerate() {
         if place.step == number + 1 {
-            ender = Some(Ender::attach(site, &daemon, place, side));
+            ender = Some(Ender::attach(site, &daemon, place, when));
         }
         let before = state.clone();
         if !answered(&mut conn, request, &mut state) {
@@ -169,7 +171,7 @@ fn live(site: &Site, place: &Place, side: Side) -> (Vec<State>, bool) {
         return (vec![state], killed);
     }
     if place.step == STOP {
-        ender = Some(Ender::attach(site, &daemon, place, side));
+        ender = Some(Ender::attach(site, &daemon, place, when));
     }
     (vec![state], stops_killed(site, daemon, ender))
 }

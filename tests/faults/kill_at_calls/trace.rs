@@ -103,8 +103,8 @@ impl Ender {
     }
 
     /// For a daemon that runs; its threads' calls are counted from now on.
-    pub(super) fn attach(site: &Site, daemon: &Daemon, place: &Place, side: Side) -> Self {
-        let mut command = strace(site, Some((place, side)));
+    pub(super) fn attach(site: &Site, daemon: &Daemon, place: &Place, when: Side) -> Self {
+        let mut command = strace(site, Some((place, when)));
         let mut strace = command.args(["-p", &daemon.pid().to_string()]).spawn().expect("start strace");
         let tasks = format!("/proc/{}/task", daemon.pid());
         wait_for("strace has all threads", PATIENCE, || {

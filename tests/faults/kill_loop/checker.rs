@@ -38,7 +38,7 @@ impl Followed {
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         self.read += whole as u64;
         text[..whole].lines().for_each(|line| ledger.note(line));
-        tally.wrong.extend(ledger.misread.drain(..));
+        tally.wrong.append(&mut ledger.misread);
     }
 }
 
@@ -90,7 +90,7 @@ impl Checker {
                     }
                     Some(value) if value < ledger.sent && steps::step(value) == kind => {}
                     Some(value) => {
-                        tally.wrong.push(format!("{name} {item}: no step of its kind wrote {value}"))
+                        tally.wrong.push(format!("{name} {item}: no step of its kind wrote {value}"));
                     }
                     None => tally.lost.push(format!("{name} {item}: step {at_least}, got {answer}")),
                 }

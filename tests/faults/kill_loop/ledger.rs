@@ -90,10 +90,10 @@ impl Ledger {
             Fate::There if there < whole => return Err(Wrong::Lost(what)),
             Fate::Gone if there > 0 => return Err(Wrong::Other(what)),
             Fate::Either if there != 0 && there != whole => return Err(Wrong::Other(what)),
-            Fate::Either if settled && whole > 0 => {
-                if *self.seen.entry(n).or_insert(there > 0) != (there > 0) {
-                    return Err(Wrong::Other(format!("{what}: it was otherwise before a kill")));
-                }
+            Fate::Either
+                if settled && whole > 0 && *self.seen.entry(n).or_insert(there > 0) != (there > 0) =>
+            {
+                return Err(Wrong::Other(format!("{what}: it was otherwise before a kill")));
             }
             _ => {}
         }

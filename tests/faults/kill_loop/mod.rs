@@ -63,16 +63,15 @@ fn live(some: u64, random: &mut Random, spans: &mut Spans, kills: &mut Kills, ta
     let mut checker = Checker::new(writers.iter().map(writer::Writer::log));
     for round in 0..some {
         let wanted = kills.next(random);
-        let met = match wanted {
-            Moment::Recovery => spans.kill_recovering(&site, random),
-            _ => {
-                let daemon = spans.start(&site);
-                if round % 4 == 3 {
-                    checker.check_new(&mut daemon.connect(), random, tally);
-                }
-                moments::let_run(random);
-                kill(daemon, wanted, spans, random, &mut checker, tally)
+        let met = if wanted == Moment::Recovery {
+            spans.kill_recovering(&site, random)
+        } else {
+            let daemon = spans.start(&site);
+            if round % 4 == 3 {
+                checker.check_new(&mut daemon.connect(), random, tally);
             }
+            moments::let_run(random);
+            kill(daemon, wanted, spans, random, &mut checker, tally)
         };
         kills.add(met);
         tally.runs += 1;

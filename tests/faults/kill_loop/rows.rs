@@ -187,13 +187,13 @@ pub(super) fn judge_files(ledgers: &mut [Ledger], site: &Site, tally: &mut Tally
     judge_exported(ledgers, site, Extent::All, tally);
     let day = |path: &Path| path.file_name().is_some_and(|name| name == "backup.json");
     let backups = files::tree(&site.path("settings")).into_iter().filter(|path| day(path));
-    let copies = backups.map(|manifest| {
+    let mut copies = backups.map(|manifest| {
         let name = |name: &str| manifest.with_file_name(format!("{name}.duckdb.backup"));
         (name("storage_history"), name("storage_latest"))
     });
     let own = (site.path("settings/storage_history.duckdb"), site.path("settings/storage_latest.duckdb"));
     // The last backup was made when the daemon stopped; one before midnight would have less.
-    for (history, latest) in copies.last().into_iter().chain([own]) {
+    for (history, latest) in copies.next_back().into_iter().chain([own]) {
         let sql = "SELECT key, item_name, value_int, seq, version FROM storage_history ORDER BY seq";
         let history: Vec<_> = python::rows(&history, sql)
             .iter()

@@ -1,4 +1,4 @@
-//! A writing process: it writes as fast as it is answered, and logs what it sends before and each answer after. Between its
+//! A writing process: it writes without end, and logs what it sends before and each answer after. Between its
 //! writes it reads what it was answered before, first of all when the daemon is back: a read after an answer sees it.
 
 use std::{
@@ -85,6 +85,8 @@ pub(crate) fn run(socket: &str) {
                 let mut goes_on = writer.look_back(&mut conn);
                 while goes_on.is_some() && !stop.load(Ordering::Relaxed) {
                     goes_on = writer.burst(&mut conn);
+                    // As fast as it can it would write more than a judge can read in the time.
+                    thread::sleep(Duration::from_millis(writer.random.between(0, 4)));
                 }
             }
             Err(_) => thread::sleep(Duration::from_millis(1)),
