@@ -7,10 +7,11 @@
 #![allow(clippy::doc_markdown)]
 
 #[path = "../harness/mod.rs"]
-#[allow(dead_code, reason = "shared with the other tests")]
+#[allow(dead_code, unused_imports, reason = "shared with the other tests")]
 mod harness;
 mod runs;
 
+mod kill_at_calls;
 mod kill_loop;
 
 /// The parts that this program's own processes play.

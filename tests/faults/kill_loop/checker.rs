@@ -1,7 +1,7 @@
-//! Knows what every writer sent and what it was answered, and holds the store against it.
+//! Holds the running daemon against what every writer sent and was answered.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::File,
     io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
@@ -9,35 +9,27 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::steps::{self, DATES, Step};
-use crate::harness::{Conn, Random, Site, python};
+use super::{
+    ledger::{Fate, Ledger},
+    rows,
+    steps::{self, DATES, ITEMS},
+};
+use crate::{
+    harness::{Conn, Random, Site, python},
+    runs::Tally,
+};
 
-/// What one writer has logged.
-struct Writer {
-    number: u64,
+/// A log that a writer goes on writing.
+struct Followed {
     log: PathBuf,
-    /// How much of the log has been read.
+    /// How much of it has been read.
     read: u64,
-    /// All steps below have been sent.
-    sent: u64,
-    /// The answered steps with the seqs that they were given.
-    answered: BTreeMap<u64, Vec<u64>>,
-    refused: BTreeSet<u64>,
     /// All steps below have been checked.
     checked: u64,
 }
 
-/// What must be true of a step's records.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Fate {
-    There,
-    Gone,
-    /// It was not answered: there, or not, but whole.
-    Either,
-}
-
-impl Writer {
-    fn read_log(&mut self) {
+impl Followed {
+    fn read_into(&mut self, ledger: &mut Ledger, tally: &mut Tally) {
         let mut text = String::new();
         if let Ok(mut log) = File::open(&self.log) {
             log.seek(SeekFrom::Start(self.read)).expect("seek in the log");
@@ -45,302 +37,194 @@ impl Writer {
         }
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         self.read += whole as u64;
-        for line in text[..whole].lines() {
-            let mut words = line.split(' ');
-            let word = words.next().expect("a word");
-            let mut numbers =
-                words.filter(|word| !word.is_empty()).map(|word| word.parse::<u64>().expect("a number"));
-            let n = numbers.next().expect("a step");
-            match word {
-                "sent" => self.sent = n,
-                "answered" => drop(self.answered.insert(n, numbers.collect())),
-                _ => drop(self.refused.insert(n)),
-            }
-        }
-    }
-
-    /// The fate of what step `n` stored, deletes aside.
-    fn fate_of_step(&self, n: u64) -> Fate {
-        if self.answered.contains_key(&n) {
-            Fate::There
-        } else if self.refused.contains(&n) || n >= self.sent {
-            Fate::Gone
-        } else {
-            Fate::Either
-        }
-    }
-
-    /// The fate of what step `n` stored in the dated storage.
-    fn fate(&self, n: u64) -> Fate {
-        let stored = self.fate_of_step(n);
-        match steps::deleted_by(n).map(|delete| self.fate_of_step(delete)) {
-            // A delete that was answered counts whatever became of the store before it.
-            Some(Fate::There) => Fate::Gone,
-            Some(Fate::Either) if stored != Fate::Gone => Fate::Either,
-            _ => stored,
-        }
-    }
-
-    /// The steps whose fate no later answer can change, as far as the log goes.
-    fn settled(&self) -> u64 {
-        self.answered.keys().next_back().map_or(0, |last| last.saturating_sub(32) / 32 * 32)
-    }
-
-    /// Every key of the steps in `range` on `date`, once, for what must be there, and none that must not.
-    fn check_keys(&self, conn: &mut Conn, date: &str, from: u64, to: u64) {
-        let name = steps::name(self.number);
-        let mut found = BTreeSet::new();
-        let mut after = from.checked_sub(1).map_or_else(|| format!("{name}/"), |n| format!("{name}/{n:07}~"));
-        loop {
-            let request = json!({
-                "op": "keys", "storage": "jobs", "date": date, "prefix": format!("{name}/"), "after": after, "limit": 5000
-            });
-            let page = conn.ok(request);
-            let keys: Vec<_> =
-                page["keys"].as_array().unwrap().iter().map(|key| key.as_str().unwrap().to_owned()).collect();
-            let beyond = keys.last().is_none_or(|last| steps::step_of(last) >= to);
-            after = keys.last().cloned().unwrap_or_default();
-            found.extend(keys.into_iter().filter(|key| steps::step_of(key) < to));
-            if page["more"] == false || beyond {
-                break;
-            }
-        }
-        self.check_found(&found, date, from, to);
-    }
-
-    fn check_found(&self, found: &BTreeSet<String>, date: &str, from: u64, to: u64) {
-        let mut known = 0;
-        for n in (from..to).filter(|n| steps::date(*n) == date) {
-            let keys = steps::keys(self.number, n);
-            let there = keys.iter().filter(|key| found.contains(*key)).count();
-            let right = match self.fate(n) {
-                Fate::There => there == keys.len(),
-                Fate::Gone => there == 0,
-                Fate::Either => there == 0 || there == keys.len(),
-            };
-            assert!(
-                right,
-                "writer {}, step {n}: {there} of {keys:?} there, should be {:?}",
-                self.number,
-                self.fate(n)
-            );
-            known += there;
-        }
-        assert_eq!(known, found.len(), "keys that nobody wrote on {date}");
-    }
-
-    /// Reads some records that must be there, and looks into them.
-    fn check_records(&self, conn: &mut Conn, steps: impl Iterator<Item = u64>) {
-        let expected: Vec<_> = steps
-            .filter(|n| self.fate(*n) == Fate::There)
-            .flat_map(|n| {
-                steps::keys(self.number, n)
-                    .into_iter()
-                    .zip(self.answered[&n].clone())
-                    .map(move |(key, seq)| (n, key, seq))
-            })
-            .collect();
-        let name = steps::name(self.number);
-        let reads = expected.iter().map(|(n, key, _)| {
-            json!({"op": "get_key_process", "storage": "jobs", "date": steps::date(*n), "key": key, "process_name": name})
-        });
-        for (got, (n, key, seq)) in conn.all_ok(reads).iter().zip(&expected) {
-            let record = &got["record"];
-            assert_eq!((&record["data"]["n"], &record["seq"]), (&json!(n), &json!(seq)), "{key}: {got}");
-        }
-    }
-
-    /// The last answered step of a kind that has an item in the collection.
-    fn last_answered(&self, kind: Step) -> Option<u64> {
-        self.answered.keys().rev().copied().find(|n| steps::step(*n) == kind)
+        text[..whole].lines().for_each(|line| ledger.note(line));
+        tally.wrong.append(&mut ledger.misread);
     }
 }
 
 /// All writers, and what has been checked.
 pub(super) struct Checker {
-    writers: Vec<Writer>,
+    followed: Vec<Followed>,
+    ledgers: Vec<Ledger>,
+    /// The highest `seq` of a backup that was answered.
+    backed_up: u64,
 }
 
 impl Checker {
     pub(super) fn new<'a>(logs: impl Iterator<Item = &'a Path>) -> Self {
-        let writer = |(number, log): (usize, &Path)| Writer {
-            number: number as u64,
-            log: log.to_path_buf(),
-            read: 0,
-            sent: 0,
-            answered: BTreeMap::new(),
-            refused: BTreeSet::new(),
-            checked: 0,
-        };
-        Self { writers: logs.enumerate().map(writer).collect() }
+        let followed: Vec<_> =
+            logs.map(|log| Followed { log: log.to_path_buf(), read: 0, checked: 0 }).collect();
+        let ledgers = (0..followed.len() as u64).map(Ledger::new).collect();
+        Self { followed, ledgers, backed_up: 0 }
     }
 
-    /// After a restart: everything that was settled since the last one, while the writers go on writing.
-    pub(super) fn check_new(&mut self, conn: &mut Conn, random: &mut Random, round: u64) {
-        for writer in &mut self.writers {
-            writer.read_log();
-            let (from, to) = (writer.checked, writer.settled().max(writer.checked));
+    fn read_logs(&mut self, tally: &mut Tally) {
+        for (followed, ledger) in self.followed.iter_mut().zip(&mut self.ledgers) {
+            followed.read_into(ledger, tally);
+        }
+    }
+
+    /// After a restart, while the writers go on: everything that was settled since the last time, and nothing twice, so
+    /// that the work of a round does not grow with their number.
+    pub(super) fn check_new(&mut self, conn: &mut Conn, random: &mut Random, tally: &mut Tally) {
+        self.read_logs(tally);
+        for (followed, ledger) in self.followed.iter_mut().zip(&mut self.ledgers) {
+            let (from, to) = (followed.checked, ledger.settled().max(followed.checked));
             for date in DATES {
-                writer.check_keys(conn, date, from, to);
+                check_keys(ledger, conn, date, from, to, tally);
             }
             if to > from {
-                writer.check_records(conn, (0..25).map(|_| random.between(from, to - 1)));
+                check_records(ledger, conn, (0..25).map(|_| random.between(from, to - 1)), tally);
             }
-            writer.checked = to;
-            for (kind, item) in [(Step::Counter, "counter"), (Step::Pair, "pair-a"), (Step::Pair, "pair-b")] {
-                let Some(at_least) = writer.last_answered(kind) else { continue };
-                let request = json!({"op": "get_item", "storage": "settings", "key": steps::name(writer.number), "item_name": item});
-                let value = conn.ok(request)["record"]["value"].as_u64().expect("a value");
-                writer.read_log();
-                assert!(
-                    (at_least..writer.sent).contains(&value),
-                    "round {round}: {item} is {value}, was {at_least}"
-                );
-                assert!(
-                    steps::step(value) == kind,
-                    "round {round}: {item} is {value}, which no step of its kind wrote"
-                );
+            followed.checked = to;
+            for (item, kind) in ITEMS {
+                let Some(at_least) = ledger.item(kind).map(|values| *values.start()) else { continue };
+                let name = steps::name(ledger.number);
+                let request =
+                    json!({"op": "get_item", "storage": "settings", "key": name, "item_name": item});
+                let answer = conn.ok(request);
+                followed.read_into(ledger, tally);
+                match answer["record"]["value"].as_u64() {
+                    Some(value) if value < at_least => {
+                        tally.lost.push(format!("{name} {item}: step {at_least}, it is still {value}"));
+                    }
+                    Some(value) if value < ledger.sent && steps::step(value) == kind => {}
+                    Some(value) => {
+                        tally.wrong.push(format!("{name} {item}: no step of its kind wrote {value}"));
+                    }
+                    None => tally.lost.push(format!("{name} {item}: step {at_least}, got {answer}")),
+                }
             }
         }
     }
 
     /// When nobody writes any more: all keys ever, and the record of each where no other reader will look.
-    pub(super) fn check_all(&mut self, conn: &mut Conn) {
-        for writer in &mut self.writers {
-            writer.read_log();
+    pub(super) fn check_all(&mut self, conn: &mut Conn, tally: &mut Tally) {
+        self.read_logs(tally);
+        for ledger in &mut self.ledgers {
             for date in DATES {
-                writer.check_keys(conn, date, 0, writer.sent);
+                check_keys(ledger, conn, date, 0, ledger.sent, tally);
             }
             if !python::available() {
-                writer.check_records(conn, 0..writer.sent);
+                check_records(ledger, conn, 0..ledger.sent, tally);
             }
-            let request = json!({"op": "get_key", "storage": "settings", "key": steps::name(writer.number)});
+            let request = json!({"op": "get_key", "storage": "settings", "key": steps::name(ledger.number)});
             let records = conn.ok(request)["records"].clone();
-            let value = |item: &str| {
-                records
-                    .as_array()
-                    .unwrap()
-                    .iter()
-                    .find(|record| record["item_name"] == item)
-                    .map(|record| record["value"].clone())
-            };
-            assert_eq!(value("pair-a"), value("pair-b"), "half a batch: {records}");
+            let found = records.as_array().expect("a list").iter();
+            let values: BTreeMap<_, _> =
+                found.map(|record| (record["item_name"].as_str(), &record["value"])).collect();
+            if values.get(&Some("pair-a")) != values.get(&Some("pair-b")) {
+                tally.wrong.push(format!("half a batch: {records}"));
+            }
         }
     }
 
     /// Some records of each writer, read from a daemon that has just started.
-    pub(super) fn check_sample(&self, conn: &mut Conn, random: &mut Random, count: usize) {
-        for writer in self.writers.iter().filter(|writer| writer.sent > 0) {
-            let steps: BTreeSet<_> = (0..count).map(|_| random.between(0, writer.sent - 1)).collect();
-            writer.check_records(conn, steps.into_iter());
+    pub(super) fn check_sample(&self, conn: &mut Conn, random: &mut Random, count: usize, tally: &mut Tally) {
+        for ledger in self.ledgers.iter().filter(|ledger| ledger.sent > 0) {
+            let steps: Vec<_> = (0..count).map(|_| random.between(0, ledger.sent - 1)).collect();
+            check_records(ledger, conn, steps.into_iter(), tally);
         }
+    }
+
+    /// Notes what a backup was answered.
+    pub(super) fn backed_up(&mut self, answer: &Value) {
+        let seqs = answer["backups"].as_array().into_iter().flatten().filter_map(|one| one["seq"].as_u64());
+        self.backed_up = seqs.chain([self.backed_up]).max().unwrap_or_default();
+    }
+
+    /// Every backup that is listed can be used, and the last one that was answered is still there.
+    pub(super) fn check_backups(&self, conn: &mut Conn, tally: &mut Tally) {
+        let listed = conn.ok(json!({"op": "list_backups", "storage": "settings"}))["backups"].clone();
+        let backups = listed.as_array().expect("a list");
+        for backup in backups {
+            let request = json!({"op": "verify_backup", "storage": "settings", "backup": backup["backup"]});
+            let verified = conn.ask(request);
+            if backup["verified"] != true || verified["ok"] != true || verified["seq"] != backup["seq"] {
+                tally.wrong.push(format!("{backup} is listed, and verified it is {verified}"));
+            }
+        }
+        let newest = backups.iter().filter_map(|backup| backup["seq"].as_u64()).max().unwrap_or_default();
+        if newest < self.backed_up {
+            tally.lost.push(format!("the backup with seq {} is not listed: {listed}", self.backed_up));
+        }
+    }
+
+    /// Every Parquet file that a reader would find.
+    pub(super) fn check_exported(&mut self, site: &Site, tally: &mut Tally) {
+        self.read_logs(tally);
+        rows::judge_exported(&mut self.ledgers, site, rows::Extent::Some, tally);
     }
 
     /// Every row of the stopped daemon's files, read without it.
-    pub(super) fn check_files(&self, site: &Site) {
-        if !python::available() {
-            return;
-        }
-        for date in DATES {
-            self.check_dated(&site.path(&format!("jobs/{date}/data.duckdb")), date);
-        }
-        self.check_history(
-            &site.path("settings/storage_history.duckdb"),
-            &site.path("settings/storage_latest.duckdb"),
-        );
+    pub(super) fn check_files(&mut self, site: &Site, tally: &mut Tally) {
+        rows::judge_files(&mut self.ledgers, site, tally);
     }
 
-    fn check_dated(&self, file: &Path, date: &str) {
-        if !file.is_file() {
-            assert!(self.writers.iter().all(|writer| writer.sent < 64), "{} is missing", file.display());
-            return;
-        }
-        let rows =
-            python::rows(file, "SELECT key, (data->>'n')::BIGINT, version, seq FROM storage ORDER BY key");
-        let mut found = vec![BTreeSet::new(); self.writers.len()];
-        let mut seqs = BTreeSet::new();
-        for row in &rows {
-            let key = row[0].as_str().unwrap();
-            let n = steps::step_of(key);
-            let number = key[1..].split('/').next().unwrap().parse::<usize>().unwrap();
-            let writer = &self.writers[number];
-            assert_eq!(
-                (&row[1], &row[2]),
-                (&json!(n), &json!(1)),
-                "{key} holds what was written, once: {row:?}"
-            );
-            let seq = row[3].as_u64().unwrap();
-            assert!(seqs.insert(seq), "seq {seq} twice on {date}");
-            if let Some(answered) = writer.answered.get(&n) {
-                assert!(answered.contains(&seq), "{key} has seq {seq}, was answered {answered:?}");
-            }
-            assert!(found[number].insert(key.to_owned()), "{key} twice on {date}");
-        }
-        for (writer, found) in self.writers.iter().zip(&found) {
-            writer.check_found(found, date, 0, writer.sent);
-        }
-    }
-
-    fn check_history(&self, history: &Path, latest: &Path) {
-        let sql = "SELECT key, item_name, value_int, seq, version FROM storage_history ORDER BY seq";
-        let mut items: BTreeMap<(String, String), Vec<(u64, u64)>> = BTreeMap::new();
-        let mut seqs = BTreeSet::new();
-        for row in python::rows(history, sql) {
-            let text = |cell: &Value| cell.as_str().unwrap().to_owned();
-            let number = |cell: &Value| cell.as_u64().unwrap();
-            let writes = items.entry((text(&row[0]), text(&row[1]))).or_default();
-            writes.push((number(&row[2]), number(&row[3])));
-            assert!(seqs.insert(number(&row[3])), "seq twice in history: {row:?}");
-            assert_eq!(number(&row[4]), writes.len() as u64, "version counts the writes: {row:?}");
-        }
-        for writer in &self.writers {
-            for (item, kind, part) in
-                [("counter", Step::Counter, 0), ("pair-a", Step::Pair, 0), ("pair-b", Step::Pair, 1)]
-            {
-                let writes = items.remove(&(steps::name(writer.number), item.to_owned())).unwrap_or_default();
-                writer.check_writes(item, kind, part, &writes);
-                let sql = format!(
-                    "SELECT value_int, seq FROM storage_latest WHERE key = 'w{}' AND item_name = '{item}'",
-                    writer.number
-                );
-                let last: Vec<_> = writes.last().map(|(n, seq)| json!([n, seq])).into_iter().collect();
-                assert_eq!(json!(python::rows(latest, &sql)), json!(last), "the latest of {item}");
-            }
-        }
-        assert!(items.is_empty(), "history of what nobody wrote: {:?}", items.keys());
-    }
-
-    /// How much there was to lose.
-    pub(super) fn report(&self, rounds: u64) {
-        let sum = |count: fn(&Writer) -> u64| self.writers.iter().map(count).sum::<u64>();
-        let (answered, sent) = (sum(|writer| writer.answered.len() as u64), sum(|writer| writer.sent));
-        eprintln!("{rounds} kills, {answered} requests answered of {sent} sent");
-        assert!(answered > rounds, "hardly anything was written: the loop has tested nothing");
+    /// How much there was to lose: what was answered, sent, and read again by those who wrote it.
+    pub(super) fn figures(&self) -> [u64; 3] {
+        let sum = |count: fn(&Ledger) -> u64| self.ledgers.iter().map(count).sum::<u64>();
+        [sum(|ledger| ledger.answered.len() as u64), sum(|ledger| ledger.sent), sum(|ledger| ledger.reread)]
     }
 }
 
-impl Writer {
-    /// The history of one item: each answered write once, with its seq, in the order in which it was sent.
-    fn check_writes(&self, item: &str, kind: Step, part: usize, writes: &[(u64, u64)]) {
-        let name = steps::name(self.number);
-        assert!(writes.is_sorted_by(|a, b| a.0 < b.0), "{name} {item}: out of order or twice in history");
-        let found: BTreeMap<u64, u64> = writes.iter().copied().collect();
-        for n in (0..self.sent).filter(|n| steps::step(*n) == kind) {
-            match self.fate_of_step(n) {
-                Fate::There => {
-                    assert_eq!(
-                        found.get(&n),
-                        Some(&self.answered[&n][part]),
-                        "{name} {item}: the write of step {n}"
-                    );
-                }
-                Fate::Gone => assert!(!found.contains_key(&n), "{name} {item}: step {n} was refused"),
-                Fate::Either => {}
+/// Every key of the steps from `from` to `to` on `date`, for what must be there and what must not.
+fn check_keys(ledger: &mut Ledger, conn: &mut Conn, date: &str, from: u64, to: u64, tally: &mut Tally) {
+    if from == to {
+        return;
+    }
+    let name = steps::name(ledger.number);
+    let mut found: BTreeMap<u64, usize> = BTreeMap::new();
+    let mut after = from.checked_sub(1).map_or_else(|| format!("{name}/"), |n| format!("{name}/{n:07}~"));
+    loop {
+        let request = json!({
+            "op": "keys", "storage": "jobs", "date": date, "prefix": format!("{name}/"), "after": after, "limit": 5000
+        });
+        let page = conn.ok(request);
+        let keys = page["keys"].as_array().expect("a list").iter().map(|key| key.as_str().expect("a key"));
+        let mut beyond = page["more"] == false;
+        for key in keys {
+            if key <= after.as_str() {
+                tally.wrong.push(format!("{key} twice or out of order on {date}"));
+            }
+            key.clone_into(&mut after);
+            let n = steps::step_of(key);
+            beyond |= n >= to;
+            if n < to {
+                *found.entry(n).or_default() += 1;
             }
         }
-        assert!(
-            writes.iter().all(|(n, _)| steps::step(*n) == kind && *n < self.sent),
-            "{name} {item}: never sent"
-        );
+        if beyond {
+            break;
+        }
+    }
+    for n in (from..to).filter(|n| steps::date(*n) == date) {
+        rows::add(tally, ledger.judge(n, found.remove(&n).unwrap_or_default(), true));
+    }
+    if let Some((n, _)) = found.first_key_value() {
+        tally.wrong.push(format!("{name}, step {n} on {date}: nobody wrote it there"));
+    }
+}
+
+/// Reads records that must be there, and looks into them.
+fn check_records(ledger: &Ledger, conn: &mut Conn, steps: impl Iterator<Item = u64>, tally: &mut Tally) {
+    let expected: Vec<_> = steps
+        .filter(|n| ledger.fate(*n) == Fate::There)
+        .flat_map(|n| {
+            let keys = steps::keys(ledger.number, n).into_iter().zip(ledger.answered[&n].clone());
+            keys.map(move |(key, seq)| (n, key, seq))
+        })
+        .collect();
+    let name = steps::name(ledger.number);
+    let reads = expected.iter().map(|(n, key, _)| {
+        json!({"op": "get_key_process", "storage": "jobs", "date": steps::date(*n), "key": key, "process_name": name})
+    });
+    for (got, (n, key, seq)) in conn.all_ok(reads).iter().zip(&expected) {
+        let record = &got["record"];
+        if record.is_null() {
+            tally.lost.push(format!("{key} on {}", steps::date(*n)));
+        } else if record["data"]["n"] != *n || record["seq"] != *seq {
+            tally.wrong.push(format!("{key} was answered {seq} and is {record}"));
+        }
     }
 }

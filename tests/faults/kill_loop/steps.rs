@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 /// One request of a writer.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Step {
     /// A new record in the dated storage.
     Store,
@@ -43,6 +43,10 @@ pub(super) fn date(n: u64) -> &'static str {
     DATES[usize::from((n / 16) % 2 == 1)]
 }
 
+/// The items of the collection that each writer has, and the steps that write them.
+pub(super) const ITEMS: [(&str, Step); 3] =
+    [("counter", Step::Counter), ("pair-a", Step::Pair), ("pair-b", Step::Pair)];
+
 pub(super) const DATES: [&str; 2] = ["2025-01-15", "2025-01-16"];
 
 /// A writer's name: the first part of its keys.
@@ -66,6 +70,12 @@ pub(super) fn step_of(key: &str) -> u64 {
         .nth(1)
         .and_then(|part| part.parse().ok())
         .unwrap_or_else(|| panic!("{key} is no writer's key"))
+}
+
+/// The writer who stored a key.
+pub(super) fn writer_of(key: &str) -> u64 {
+    let number = key.strip_prefix('w').and_then(|key| key.split('/').next());
+    number.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{key} is no writer's key"))
 }
 
 pub(super) fn request(writer: u64, n: u64) -> Value {
