@@ -39,8 +39,7 @@ pub(super) fn run(seed: u64) -> Life {
     let site = Site::new(&config(&mut random));
     let mut daemon = site.start();
     let crowd = Crowd::start(&site, site.socket(), seed);
-    let mut life =
-        Life { history: History::default(), kept: Kept::new(), kills: 0, stops: 0, flushes: 0 };
+    let mut life = Life { history: History::default(), kept: Kept::new(), kills: 0, stops: 0, flushes: 0 };
     for _ in 0..random.between(3, 5) {
         life.work(&daemon, &mut random);
         life.end(daemon, &mut random);

@@ -3,13 +3,16 @@
 //! an order of all calls, one at a time, that explains every answer and agrees with the clock.
 
 mod call;
+mod chance;
 mod check;
 pub(crate) mod client;
 mod kept;
+mod lies;
 mod life;
 mod linear;
 mod meaning;
 mod order;
+mod planted;
 mod record;
 mod requests;
 mod space;

@@ -184,7 +184,8 @@ impl Line {
 
     /// The earliest moment from `floor` on at which all that was seen is so.
     fn moment(&self, seen: &[(Address, Seen)], part: &Part<'_>, floor: u64) -> Option<u64> {
-        let is_so = |moment: u64| seen.iter().all(|(address, seen)| self.is_so(*address, *seen, moment, part));
+        let is_so =
+            |moment: u64| seen.iter().all(|(address, seen)| self.is_so(*address, *seen, moment, part));
         if is_so(floor) {
             return Some(floor);
         }

@@ -85,11 +85,9 @@ impl State {
             (Change::Store(token), _) => Some(token),
         };
         match step.became {
-            Became::Seq(seq) => (seq > state.last).then_some(Self {
-                token,
-                seq: token.and(Some(seq)),
-                last: seq,
-            }),
+            Became::Seq(seq) => {
+                (seq > state.last).then_some(Self { token, seq: token.and(Some(seq)), last: seq })
+            }
             _ => Some(Self { token, seq: None, last: state.last + 1 }),
         }
     }
