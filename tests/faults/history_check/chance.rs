@@ -110,7 +110,7 @@ fn history(seed: u64, bug: Option<Bug>) -> (History, u64) {
     for n in 0..400u64 {
         let client = random.between(0, 7);
         let asker = &mut askers[client as usize];
-        let request = asker.next();
+        let request = asker.next(false);
         let is_buggy = n > 50 && bug.is_some_and(|bug| random.one_in(if bug == Bug::Half { 3 } else { 60 }));
         let mut sound = daemon.clone();
         let right = sound.answer(&request, None);
@@ -134,7 +134,7 @@ fn history(seed: u64, bug: Option<Bug>) -> (History, u64) {
         calls.push(Call { client, connected: n, called, answered, request, answer });
         // Another one of which nobody hears, and that was never done.
         if random.one_in(20) {
-            let request = asker.next();
+            let request = asker.next(false);
             let answer = Value::Null;
             calls.push(Call { client, connected: n, called, answered: None, request, answer });
         }

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use super::{
     call::{Call, now},
     requests::Asker,
+    space::{Address, KEYS, Partition},
 };
 use crate::harness::{Conn, PATIENCE, Random, Site, child, joined, wait_for};
 
@@ -124,6 +125,15 @@ pub(crate) fn run(socket: &str) {
     fs::write(std::env::var_os(CALLS).expect("where to put the calls"), lines).expect("write the calls");
 }
 
+/// Now and then everybody goes over to reading for a while, by a clock that all have. With the flush at its beginning
+/// that is when records leave memory, and what is read comes from DuckDB.
+pub(super) fn is_quiet() -> bool {
+    now() % PERIOD_NS > LOUD_NS
+}
+
+const PERIOD_NS: u64 = 100_000_000;
+const LOUD_NS: u64 = 60_000_000;
+
 pub(super) struct Client {
     number: u64,
     asker: Asker,
@@ -155,7 +165,8 @@ impl Client {
         let count = if random.one_in(2) { 1 } else { random.between(2, 6) };
         // Now and then it goes away without its answers.
         let is_leaving = random.one_in(200);
-        let requests = (0..count).map(|_| self.asker.next()).collect();
+        let is_quiet = is_quiet();
+        let requests = (0..count).map(|_| self.asker.next(is_quiet)).collect();
         self.ask(conn, connected, requests, is_leaving)
     }
 
@@ -199,13 +210,11 @@ impl Client {
 
 /// Reads everything once, in every way, and gives the calls.
 pub(super) fn read_all(conn: &mut Conn, number: u64) -> Vec<Call> {
-    use super::space::Partition;
-
     let connected = now();
     let mut reader = Client::new(number, Random::seeded(0));
     for partition in Partition::ALL {
-        let mut requests: Vec<_> = partition.addresses().map(super::space::Address::read).collect();
-        let keys = ["k1", "k2"].iter().map(|key| partition.request("get_key", json!({"key": key})));
+        let mut requests: Vec<_> = partition.addresses().map(Address::read).collect();
+        let keys = KEYS.iter().map(|key| partition.request("get_key", json!({"key": key})));
         requests.extend(keys);
         requests.push(partition.query());
         reader.ask(conn, connected, requests, false).expect("the daemon answers");

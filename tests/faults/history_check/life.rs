@@ -10,7 +10,7 @@ use super::{
     client::{self, Crowd},
     kept::{self, Kept},
 };
-use crate::harness::{Config, Daemon, Random, Site};
+use crate::harness::{Config, Daemon, PATIENCE, Random, Site, wait_for};
 
 /// Who reads after everybody has gone: what is not as it should be then is lost.
 pub(super) const LAST_READER: u64 = 1000;
@@ -62,7 +62,10 @@ impl Life {
         let mut conn = daemon.connect();
         for _ in 0..random.between(1, 4) {
             // The random moment: these waits wait for nothing.
-            thread::sleep(Duration::from_millis(random.between(5, 80)));
+            thread::sleep(Duration::from_millis(random.between(5, 60)));
+            if random.one_in(3) {
+                wait_for("a quiet moment", PATIENCE, || client::is_quiet().then_some(()));
+            }
             if random.one_in(2) {
                 let storage = random.pick(&["jobs", "settings"]);
                 conn.ok(json!({"op": "flush", "storage": storage}));

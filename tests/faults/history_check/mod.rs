@@ -17,9 +17,14 @@ mod record;
 mod requests;
 mod space;
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
-use crate::{runs, runs::Tally};
+use self::call::{Call, History};
+use crate::{harness::joined, runs, runs::Tally};
 
 #[test]
 fn every_history_is_linearizable() {
@@ -37,6 +42,7 @@ fn every_history_is_linearizable() {
         (stops, flushes) = (stops + life.stops, flushes + life.flushes);
         calls += life.history.calls.len();
         unanswered += life.history.calls.iter().filter(|call| call.answered.is_none()).count();
+        let begun_with = tally.lost.len() + tally.wrong.len();
         for finding in found {
             let text = format!("seed {seed}: {}", finding.tell(&life.history));
             let is_last = life.history.calls[finding.calls[0]].client >= life::LAST_READER;
@@ -44,12 +50,27 @@ fn every_history_is_linearizable() {
         }
         tally.lost.extend(verdict.lost.iter().map(|text| format!("seed {seed}: {text}")));
         tally.wrong.extend(verdict.wrong.iter().map(|text| format!("seed {seed}: {text}")));
+        if tally.lost.len() + tally.wrong.len() > begun_with {
+            // A seed repeats the choices and not the moments, so the history is what there is to understand it by.
+            eprintln!(
+                "seed {seed}: something was found; the history is in {}",
+                keep(seed, &life.history).display()
+            );
+        }
     }
     println!(
         "history_check: {calls} operations, {unanswered} of them unanswered; {stops} stops and {flushes} flushes besides; \
          checking took {checking:.1?}"
     );
     tally.end();
+}
+
+/// Writes a history where it outlives the test.
+fn keep(seed: u64, history: &History) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("history_check-{}-{seed}.jsonl", std::process::id()));
+    let (lines, _) = joined(history.calls.iter().map(Call::to_line));
+    fs::write(&path, lines).expect("write the history");
+    path
 }
 
 /// The seeds of the run; `FASTPERSIST_SEED` asks for one alone.

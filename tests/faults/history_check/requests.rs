@@ -25,10 +25,12 @@ impl Asker {
         Self { random, token: client * 1_000_000, heard: BTreeMap::new() }
     }
 
-    pub(super) fn next(&mut self) -> Value {
+    /// The next request; while it is quiet almost always a read.
+    pub(super) fn next(&mut self, is_quiet: bool) -> Value {
         let partition = self.random.pick(&Partition::ALL);
         let address = self.address(partition);
-        match self.random.between(0, 299) {
+        let kind = if is_quiet { self.random.between(1, 115) } else { self.random.between(0, 299) };
+        match kind {
             0 => partition.query(),
             1..30 => partition.request("get_key", json!({"key": address.key()})),
             30..110 => address.read(),
