@@ -125,9 +125,9 @@ pub(crate) fn run(socket: &str) {
     fs::write(std::env::var_os(CALLS).expect("where to put the calls"), lines).expect("write the calls");
 }
 
-/// Now and then everybody goes over to reading for a while, by a clock that all have. With the flush at its beginning
-/// that is when records leave memory, and what is read comes from DuckDB.
-pub(super) fn is_quiet() -> bool {
+/// Now and then everybody goes over to reading for a while, by a clock that all have. That is when records leave
+/// memory, and what is read comes from DuckDB.
+fn is_quiet() -> bool {
     now() % PERIOD_NS > LOUD_NS
 }
 

@@ -1,6 +1,9 @@
 //! One run: eight clients ask, and meanwhile daemons live and end, one after the other.
 
-use std::{thread, time::Duration};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -10,7 +13,7 @@ use super::{
     client::{self, Crowd},
     kept::{self, Kept},
 };
-use crate::harness::{Config, Daemon, PATIENCE, Random, Site, wait_for};
+use crate::harness::{Config, Daemon, Random, Site};
 
 /// Who reads after everybody has gone: what is not as it should be then is lost.
 pub(super) const LAST_READER: u64 = 1000;
@@ -60,17 +63,15 @@ impl Life {
     /// Lets the clients work, and brings what they wrote into DuckDB meanwhile.
     fn work(&mut self, daemon: &Daemon, random: &mut Random) {
         let mut conn = daemon.connect();
-        for _ in 0..random.between(1, 4) {
-            // The random moment: these waits wait for nothing.
-            thread::sleep(Duration::from_millis(random.between(5, 60)));
-            if random.one_in(3) {
-                wait_for("a quiet moment", PATIENCE, || client::is_quiet().then_some(()));
-            }
-            if random.one_in(2) {
-                let storage = random.pick(&["jobs", "settings"]);
-                conn.ok(json!({"op": "flush", "storage": storage}));
-                self.flushes += 1;
-            }
+        // Either now and then, or one flush after the other: a read from DuckDB then meets its end.
+        let pause = random.pick(&[0, 60]);
+        let until = Instant::now() + Duration::from_millis(random.between(20, 200));
+        while Instant::now() < until {
+            // The random moment: this wait waits for nothing.
+            thread::sleep(Duration::from_millis(random.between(0, pause)));
+            let storage = random.pick(&["jobs", "settings"]);
+            conn.ok(json!({"op": "flush", "storage": storage}));
+            self.flushes += 1;
         }
     }
 

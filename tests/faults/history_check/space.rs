@@ -13,7 +13,7 @@ pub(super) enum Partition {
     Settings,
 }
 
-pub(super) const KEYS: [&str; 3] = ["k1", "k2", "k3"];
+pub(super) const KEYS: [&str; 6] = ["k1", "k2", "k3", "k4", "k5", "k6"];
 /// The process names of a key of `jobs`; the empty one stands for null.
 const PROCESSES: [&str; 3] = ["", "a", "b"];
 /// The collections and items of a key of `settings`.
