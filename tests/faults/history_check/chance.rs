@@ -14,7 +14,7 @@ use super::{
     requests::Asker,
     space::{Address, Partition},
 };
-use crate::harness::Random;
+use crate::{harness::Random, runs};
 
 /// What a daemon may do wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,7 +144,7 @@ fn history(seed: u64, bug: Option<Bug>) -> (History, u64) {
 
 #[test]
 fn the_histories_of_a_daemon_that_is_right_always_pass() {
-    for seed in 0..100 {
+    for seed in 0..if runs::is_long() { 2000 } else { 100 } {
         let (history, _) = history(seed, None);
         let found: Vec<_> = check::findings(&history).iter().map(|one| one.tell(&history)).collect();
         assert!(found.is_empty(), "seed {seed}: {}", found.join("\n"));

@@ -44,14 +44,14 @@ impl Book {
     }
 
     #[track_caller]
-    fn is_right(self) {
+    fn passes(self) {
         let found = self.findings();
         assert!(found.is_empty(), "nothing is wrong here:\n{}", found.join("\n"));
     }
 
     /// Something is found, and says `what`.
     #[track_caller]
-    fn is_wrong(self, what: &str) {
+    fn fails(self, what: &str) {
         let found = self.findings();
         assert!(found.iter().any(|text| text.contains(what)), "no {what:?} in {found:#?}");
     }
@@ -128,9 +128,9 @@ fn absent() -> Value {
 #[test]
 fn a_stale_read_is_found() {
     let two = || Book::default().call(0, 10, store(a(), 1), stored(1)).call(20, 30, store(a(), 2), stored(2));
-    two().call(40, 50, a().read(), found(a(), 1, 1)).is_wrong(NO_ORDER);
-    two().call(40, 50, a().read(), absent()).is_wrong(NO_ORDER);
-    two().call(25, 50, a().read(), found(a(), 1, 1)).is_right();
+    two().call(40, 50, a().read(), found(a(), 1, 1)).fails(NO_ORDER);
+    two().call(40, 50, a().read(), absent()).fails(NO_ORDER);
+    two().call(25, 50, a().read(), found(a(), 1, 1)).passes();
     // One reader may be behind another only while the write goes on.
     let read_twice = |from| {
         two()
@@ -146,73 +146,73 @@ fn a_stale_read_is_found() {
 fn a_lost_update_is_found() {
     let book =
         || Book::default().call(0, 10, store(a(), 1), stored(1)).call(20, 30, store(a(), 2), stored(2));
-    book().call(40, 50, store_if(a(), 3, 1), stored(3)).is_wrong(NO_ORDER);
-    book().call(40, 50, store_if(a(), 3, 2), stored(3)).call(60, 70, a().read(), found(a(), 3, 3)).is_right();
-    book().call(40, 50, store_if(a(), 3, 1), conflict(2)).is_right();
-    book().call(40, 50, store_if(a(), 3, 1), conflict(3)).is_wrong(NO_ORDER);
-    book().call(40, 50, store_if(a(), 3, 2), conflict(2)).is_wrong("and yet the seq is that");
+    book().call(40, 50, store_if(a(), 3, 1), stored(3)).fails(NO_ORDER);
+    book().call(40, 50, store_if(a(), 3, 2), stored(3)).call(60, 70, a().read(), found(a(), 3, 3)).passes();
+    book().call(40, 50, store_if(a(), 3, 1), conflict(2)).passes();
+    book().call(40, 50, store_if(a(), 3, 1), conflict(3)).fails(NO_ORDER);
+    book().call(40, 50, store_if(a(), 3, 2), conflict(2)).fails("and yet the seq is that");
 }
 
 #[test]
 fn two_that_both_change_the_same_state_are_found() {
     let book = Book::default().call(0, 10, store(a(), 1), stored(1));
     let first = book.call(20, 40, store_if(a(), 2, 1), stored(2));
-    first.call(20, 40, store_if(a(), 3, 1), stored(3)).is_wrong(NO_ORDER);
+    first.call(20, 40, store_if(a(), 3, 1), stored(3)).fails(NO_ORDER);
     let both = Book::default().call(0, 10, store_if(a(), 1, 0), stored(1));
-    both.call(0, 10, store_if(a(), 2, 0), stored(2)).is_wrong(NO_ORDER);
+    both.call(0, 10, store_if(a(), 2, 0), stored(2)).fails(NO_ORDER);
     let between = Book::default().call(0, 10, store_if(a(), 1, 0), stored(1));
-    between.call(0, 10, store_if(a(), 2, 0), stored(3)).call(0, 10, delete(a()), deleted(Some(2))).is_right();
+    between.call(0, 10, store_if(a(), 2, 0), stored(3)).call(0, 10, delete(a()), deleted(Some(2))).passes();
 }
 
 #[test]
 fn what_was_never_written_is_found() {
     let book = || Book::default().call(0, 10, store(a(), 1), stored(1));
-    book().call(20, 30, a().read(), found(a(), 99, 1)).is_wrong(NO_ORDER);
-    book().call(20, 30, a().read(), found(a(), 1, 7)).is_wrong(NO_ORDER);
-    book().call(20, 30, b().read(), found(b(), 1, 1)).is_wrong(NO_ORDER);
+    book().call(20, 30, a().read(), found(a(), 99, 1)).fails(NO_ORDER);
+    book().call(20, 30, a().read(), found(a(), 1, 7)).fails(NO_ORDER);
+    book().call(20, 30, b().read(), found(b(), 1, 1)).fails(NO_ORDER);
     let mut torn = record(a(), 1, 1);
     torn["value"] = 2.into();
-    book().call(20, 30, a().read(), json!({"ok": true, "record": torn})).is_wrong("with the data of another");
+    book().call(20, 30, a().read(), json!({"ok": true, "record": torn})).fails("with the data of another");
     // Before it was sent: the future.
     Book::default()
         .call(0, 5, a().read(), found(a(), 1, 1))
         .call(10, 20, store(a(), 1), stored(1))
-        .is_wrong(NO_ORDER);
+        .fails(NO_ORDER);
 }
 
 #[test]
 fn a_deletion_undone_is_found() {
     let book =
         || Book::default().call(0, 10, store(a(), 1), stored(1)).call(20, 30, delete(a()), deleted(Some(2)));
-    book().call(40, 50, a().read(), found(a(), 1, 1)).is_wrong(NO_ORDER);
-    book().call(40, 50, delete(a()), deleted(Some(3))).is_wrong(NO_ORDER);
-    book().call(40, 50, delete(a()), deleted(None)).call(40, 50, a().read(), absent()).is_right();
+    book().call(40, 50, a().read(), found(a(), 1, 1)).fails(NO_ORDER);
+    book().call(40, 50, delete(a()), deleted(Some(3))).fails(NO_ORDER);
+    book().call(40, 50, delete(a()), deleted(None)).call(40, 50, a().read(), absent()).passes();
     let gone = Book::default().call(0, 10, store(a(), 1), stored(1));
-    gone.call(20, 30, delete(a()), deleted(None)).is_wrong(NO_ORDER);
+    gone.call(20, 30, delete(a()), deleted(None)).fails(NO_ORDER);
 }
 
 #[test]
 fn half_a_batch_is_found() {
     let both = || batch(&[a().store(1), b().store(2)]);
     let done = || Book::default().call(0, 10, both(), batched(&[1, 2]));
-    done().call(20, 30, b().read(), absent()).is_wrong(NO_ORDER);
+    done().call(20, 30, b().read(), absent()).fails(NO_ORDER);
     // While it goes on one part may be seen, but then nobody misses the other, and each record alone is right.
     let half = |answered: Option<u64>| {
         let answer = answered.map_or(Value::Null, |_| batched(&[1, 2]));
         Book::default().call(0, answered, both(), answer).call(20, 30, a().read(), found(a(), 1, 1))
     };
     for answered in [Some(100), None] {
-        half(answered).call(40, 50, b().read(), absent()).is_wrong(NEVER_SO);
-        half(answered).call(40, 50, b().read(), found(b(), 2, 2)).is_right();
-        half(answered).call(25, 50, b().read(), absent()).is_right();
+        half(answered).call(40, 50, b().read(), absent()).fails(NEVER_SO);
+        half(answered).call(40, 50, b().read(), found(b(), 2, 2)).passes();
+        half(answered).call(25, 50, b().read(), absent()).passes();
     }
     let one = json!({"ok": true, "records": [record(a(), 1, 1)]});
-    Book::default().call(0, 100, both(), batched(&[1, 2])).call(20, 30, get_key(), one).is_wrong(NEVER_SO);
-    half(None).call(40, 50, b().read(), found(b(), 2, 5)).is_wrong("do not follow each other");
-    Book::default().call(0, 10, both(), batched(&[1, 3])).is_wrong("do not follow each other");
+    Book::default().call(0, 100, both(), batched(&[1, 2])).call(20, 30, get_key(), one).fails(NEVER_SO);
+    half(None).call(40, 50, b().read(), found(b(), 2, 5)).fails("do not follow each other");
+    Book::default().call(0, 10, both(), batched(&[1, 3])).fails("do not follow each other");
     // Of one record written twice in a batch nobody sees the first.
     let twice = Book::default().call(0, 10, batch(&[a().store(1), a().store(2)]), batched(&[1, 2]));
-    twice.call(5, 30, a().read(), found(a(), 1, 1)).is_wrong(NO_ORDER);
+    twice.call(5, 30, a().read(), found(a(), 1, 1)).fails(NO_ORDER);
 }
 
 #[test]
@@ -225,49 +225,43 @@ fn an_unanswered_write_that_takes_effect_twice_is_found() {
             stored(2),
         )
     };
-    once().call(50, 60, a().read(), found(a(), 1, 1)).is_wrong(NO_ORDER);
-    once().call(50, 60, a().read(), found(a(), 1, 3)).is_wrong("is there under the seqs");
-    once().call(50, 60, a().read(), found(a(), 2, 2)).is_right();
+    once().call(50, 60, a().read(), found(a(), 1, 1)).fails(NO_ORDER);
+    once().call(50, 60, a().read(), found(a(), 1, 3)).fails("is there under the seqs");
+    once().call(50, 60, a().read(), found(a(), 2, 2)).passes();
     // Unseen before, it may come this late, but only until its daemon's end.
     let late = |end: u64| {
         let book =
             Book::default().unanswered(0, store(a(), 1)).call(30, 40, store(a(), 2), stored(2)).end(end);
         book.call(50, 60, a().read(), found(a(), 2, 2)).call(70, 80, a().read(), found(a(), 1, 3))
     };
-    late(90).is_right();
-    late(45).is_wrong(NO_ORDER);
+    late(90).passes();
+    late(45).fails(NO_ORDER);
 }
 
 #[test]
 fn an_unanswered_deletion_may_be_or_not() {
     let book = || Book::default().call(0, 10, store(a(), 1), stored(1)).unanswered(20, delete(a())).end(100);
-    book().call(110, 120, a().read(), absent()).is_right();
-    book().call(110, 120, a().read(), found(a(), 1, 1)).is_right();
-    book()
-        .call(110, 120, a().read(), found(a(), 1, 1))
-        .call(130, 140, a().read(), absent())
-        .is_wrong(NO_ORDER);
-    book()
-        .call(110, 120, a().read(), absent())
-        .call(130, 140, a().read(), found(a(), 1, 1))
-        .is_wrong(NO_ORDER);
+    book().call(110, 120, a().read(), absent()).passes();
+    book().call(110, 120, a().read(), found(a(), 1, 1)).passes();
+    book().call(110, 120, a().read(), found(a(), 1, 1)).call(130, 140, a().read(), absent()).fails(NO_ORDER);
+    book().call(110, 120, a().read(), absent()).call(130, 140, a().read(), found(a(), 1, 1)).fails(NO_ORDER);
     // What a condition shows of it counts as much as a read.
     let shown = Book::default().unanswered(0, store(a(), 1)).call(10, 20, store_if(a(), 2, 0), conflict(1));
-    shown.call(30, 40, a().read(), absent()).is_wrong(NO_ORDER);
+    shown.call(30, 40, a().read(), absent()).fails(NO_ORDER);
     let shown = Book::default().unanswered(0, store(a(), 1)).call(10, 20, store_if(a(), 2, 0), conflict(1));
-    shown.call(30, 40, store_if(a(), 2, 1), stored(2)).is_right();
+    shown.call(30, 40, store_if(a(), 2, 1), stored(2)).passes();
 }
 
 #[test]
 fn places_against_the_clock_are_found() {
     let earlier = "though it was asked for when";
     let book = || Book::default().call(0, 10, store(a(), 1), stored(5));
-    book().call(20, 30, store(b(), 2), stored(3)).is_wrong(earlier);
-    book().call(5, 30, store(b(), 2), stored(3)).is_right();
-    book().call(20, 30, store(b(), 2), stored(5)).is_wrong("was given to two writes");
+    book().call(20, 30, store(b(), 2), stored(3)).fails(earlier);
+    book().call(5, 30, store(b(), 2), stored(3)).passes();
+    book().call(20, 30, store(b(), 2), stored(5)).fails("was given to two writes");
     // Nobody was answered, and yet it was seen.
     let seen = Book::default().unanswered(0, store(a(), 1)).call(5, 10, a().read(), found(a(), 1, 5));
-    seen.call(20, 30, store(b(), 2), stored(3)).is_wrong(earlier);
+    seen.call(20, 30, store(b(), 2), stored(3)).fails(earlier);
 }
 
 #[test]
@@ -280,14 +274,14 @@ fn an_answer_that_mixes_moments_is_found() {
             .call(20, 90, store(b(), 4), stored(4))
     };
     let both = |first: Value, second: Value| json!({"ok": true, "records": [first, second]});
-    book().call(20, 90, get_key(), both(record(a(), 1, 1), record(b(), 4, 4))).is_wrong(NEVER_SO);
-    book().call(20, 90, get_key(), both(record(a(), 3, 3), record(b(), 2, 2))).is_right();
+    book().call(20, 90, get_key(), both(record(a(), 1, 1), record(b(), 4, 4))).fails(NEVER_SO);
+    book().call(20, 90, get_key(), both(record(a(), 3, 3), record(b(), 2, 2))).passes();
 }
 
 #[test]
 fn what_stands_behind_a_write_on_its_connection_sees_it() {
     let book = || Book::default().call(0, 90, store(a(), 1), stored(1));
-    book().behind(0, 91, a().read(), absent()).is_wrong(NO_ORDER);
-    book().behind(0, 91, a().read(), found(a(), 1, 1)).is_right();
-    book().call(0, 91, a().read(), absent()).is_right();
+    book().behind(0, 91, a().read(), absent()).fails(NO_ORDER);
+    book().behind(0, 91, a().read(), found(a(), 1, 1)).passes();
+    book().call(0, 91, a().read(), absent()).passes();
 }

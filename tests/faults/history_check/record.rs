@@ -60,7 +60,7 @@ impl State {
     /// The state afterwards; `None` where the deed is impossible in this one.
     pub(super) fn after(self, deed: &Deed) -> Option<Self> {
         match deed {
-            Deed::Write(steps) => steps.iter().try_fold(self, |state, step| state.step(step)),
+            Deed::Write(steps) => steps.iter().try_fold(self, Self::step),
             Deed::See(Seen::Absent | Seen::Seq(0)) => self.token.is_none().then_some(self),
             Deed::See(Seen::Seq(seq)) => self.with_seq(*seq),
             Deed::See(Seen::Record { token, seq }) => {
