@@ -43,7 +43,7 @@ pub(super) fn run(seed: u64) -> Life {
     let mut daemon = site.start();
     let crowd = Crowd::start(&site, site.socket(), seed);
     let mut life = Life { history: History::default(), kept: Kept::new(), kills: 0, stops: 0, flushes: 0 };
-    for _ in 0..random.between(3, 5) {
+    for _ in 0..random.between(2, 4) {
         life.work(&daemon, &mut random);
         life.end(daemon, &mut random);
         daemon = site.start();
@@ -65,7 +65,7 @@ impl Life {
         let mut conn = daemon.connect();
         // Either now and then, or one flush after the other: a read from DuckDB then meets its end.
         let pause = random.pick(&[0, 60]);
-        let until = Instant::now() + Duration::from_millis(random.between(20, 200));
+        let until = Instant::now() + Duration::from_millis(random.between(20, 150));
         while Instant::now() < until {
             // The random moment: this wait waits for nothing.
             thread::sleep(Duration::from_millis(random.between(0, pause)));
