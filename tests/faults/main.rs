@@ -11,12 +11,14 @@
 mod harness;
 mod runs;
 
+mod history_check;
 mod kill_at_calls;
 mod kill_loop;
 
 /// The parts that this program's own processes play.
 fn play(role: &str, socket: &str) {
     match role {
+        "history-clients" => history_check::client::run(socket),
         "kill-writer" => kill_loop::writer::run(socket),
         other => panic!("no role {other}"),
     }
