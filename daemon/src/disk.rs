@@ -11,7 +11,7 @@ mod ownership;
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,6 +38,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
     /// Reads at most the first `limit` bytes of a file.
     fn read_head(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>>;
+    /// Reads at most the last `limit` bytes of a file.
+    fn read_tail(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>>;
     /// Gives a file another name, in one step, replacing what has that name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file's name.
@@ -103,6 +105,15 @@ impl Disk for RealDisk {
         let mut head = Vec::with_capacity(limit);
         File::open(path)?.take(limit as u64).read_to_end(&mut head)?;
         Ok(head)
+    }
+
+    fn read_tail(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let behind = file.metadata()?.len().saturating_sub(limit as u64);
+        file.seek(SeekFrom::Start(behind))?;
+        let mut tail = Vec::with_capacity(limit);
+        file.take(limit as u64).read_to_end(&mut tail)?;
+        Ok(tail)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -55,6 +55,9 @@ impl Disk for StoppingDisk {
     fn read_head(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
         RealDisk.read_head(path, limit)
     }
+    fn read_tail(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+        RealDisk.read_tail(path, limit)
+    }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.step()?;
         RealDisk.rename(from, to)

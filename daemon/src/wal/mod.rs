@@ -8,7 +8,11 @@
 //! power cut is at the end of the newest segment.
 
 pub mod commit;
+#[cfg(test)]
+pub(crate) mod corruption;
 pub mod entry;
+#[cfg(test)]
+mod failing;
 pub mod follow;
 pub mod horizon;
 pub mod recover;

@@ -2,8 +2,8 @@
 //!
 //! Segments are put in order by the place of their first record, not by name or date: the wall clock
 //! only labels. One without any readable record stands behind those of lower numbers: only where that is the
-//! end can it be torn. Those that hold nothing above `flushed_seq` are not read. The rest is scanned; a torn
-//! end is cut off and kept beside as `torn-…`; damage stops everything.
+//! end can it be torn. Those at the beginning that hold nothing above `flushed_seq` are not read, but for where they begin
+//! and end. The rest is scanned; a torn end is cut off and kept beside as `torn-…`; damage stops everything.
 //!
 //! The newest segment with unflushed records is then written anew: after an earlier failed fdatasync
 //! the kernel may show bytes that the disk does not have, and only a new file makes them durable.
@@ -111,49 +111,8 @@ pub fn recover(
         let sealed = sealed.collect();
         return Ok(Recovered { sealed, last_seq: flushed_seq, torn_count: 0 });
     }
-    let mut sealed = Vec::new();
-    let mut last_seq = None;
-    let mut end = None;
-    let count = found.len();
-    for index in 0..count {
-        put_last_what_cannot_stand_here(&mut found[index..], last_seq);
-        let segment = &found[index];
-        let next_first = found[index + 1..].iter().find_map(|next| next.first_seq);
-        if let Some(next_first) = next_first.filter(|next| *next <= flushed_seq + 1) {
-            // Wholly flushed: not worth reading.
-            last_seq = Some(next_first - 1);
-            sealed.push(sealed_as_found(segment, next_first - 1));
-            continue;
-        }
-        let expected = last_seq.map(|last| last + 1);
-        check_first(segment, expected, flushed_seq)?;
-        let bytes = disk.read(&segment.path).map_err(RecoverError::io(&segment.path))?;
-        let mut missing = None;
-        let scanned =
-            scan::scan(&bytes, model, expected.or(segment.first_seq).or(Some(flushed_seq + 1)), |entry| {
-                if entry.last_seq() > flushed_seq {
-                    missing = missing.or_else(|| only_in_database(&entry));
-                    on_entry(entry);
-                }
-            });
-        let scanned =
-            scanned.map_err(|damage| RecoverError::damaged(&segment.path, damage.offset, damage.reason))?;
-        if let Some((first, last)) = missing {
-            let reason = format!(
-                "records {first} to {last} were left out by a repair because the database had them, and now it has only those up to {flushed_seq}"
-            );
-            return Err(RecoverError::damaged(&segment.path, 0, reason));
-        }
-        if scanned.torn && index + 1 < count {
-            let reason = "the segment ends badly, but others follow it".to_owned();
-            return Err(RecoverError::damaged(&segment.path, scanned.valid_bytes, reason));
-        }
-        last_seq = scanned.last_seq.or(last_seq);
-        if let Some(last) = scanned.last_seq {
-            sealed.push(Sealed { bytes: scanned.valid_bytes as u64, ..sealed_as_found(segment, last) });
-        }
-        end = Some((index, bytes, scanned));
-    }
+    let judging = Judging { disk: &**disk, model, flushed_seq };
+    let Judged { sealed, last_seq, end } = judging.judge(&mut found, &mut on_entry)?;
     for path in &leftovers {
         disk.remove(path).map_err(RecoverError::io(path))?;
     }
@@ -166,13 +125,105 @@ pub fn recover(
     Ok(Recovered { sealed, last_seq: last_seq.unwrap_or(0).max(flushed_seq), torn_count })
 }
 
+/// How segments are judged.
+struct Judging<'d> {
+    disk: &'d dyn Disk,
+    model: Model,
+    flushed_seq: u64,
+}
+
+/// What came of it.
+#[derive(Default)]
+struct Judged {
+    sealed: Vec<Sealed>,
+    last_seq: Option<u64>,
+    /// The segment that was read last, by its index.
+    end: Option<(usize, Vec<u8>, ScanEnd)>,
+}
+
+impl Judging<'_> {
+    fn judge(&self, found: &mut [Found], on_entry: &mut impl FnMut(Entry)) -> Result<Judged, RecoverError> {
+        let mut judged = Judged::default();
+        for index in 0..found.len() {
+            put_last_what_cannot_stand_here(&mut found[index..], judged.last_seq, self.flushed_seq);
+            let segment = &found[index];
+            // Behind one that was read, every one is.
+            if judged.end.is_none()
+                && let Some(next_first) = self.flushed_before(segment, &found[index + 1..])?
+            {
+                judged.last_seq = Some(next_first - 1);
+                judged.sealed.push(sealed_as_found(segment, next_first - 1));
+                continue;
+            }
+            let (bytes, scanned) = self.read(segment, judged.last_seq, on_entry)?;
+            if scanned.torn && index + 1 < found.len() {
+                let reason = "the segment ends badly, but others follow it".to_owned();
+                return Err(RecoverError::damaged(&segment.path, scanned.valid_bytes, reason));
+            }
+            judged.last_seq = scanned.last_seq.or(judged.last_seq);
+            if let Some(last) = scanned.last_seq {
+                let bytes = scanned.valid_bytes as u64;
+                judged.sealed.push(Sealed { bytes, ..sealed_as_found(segment, last) });
+            }
+            judged.end = Some((index, bytes, scanned));
+        }
+        Ok(judged)
+    }
+
+    /// Where the database has all of a segment, the first record behind it: then it is not worth reading. That is told
+    /// by the segment that follows, and its own end must not say otherwise: else one of them begins or ends with a line
+    /// that belongs elsewhere, and what is passed over may be the only place of a record.
+    fn flushed_before(&self, segment: &Found, behind: &[Found]) -> Result<Option<u64>, RecoverError> {
+        let next_first = behind.iter().find_map(|next| next.first_seq);
+        let Some(next_first) = next_first.filter(|next| *next <= self.flushed_seq + 1) else {
+            return Ok(None);
+        };
+        let own_last = last_seq_of(self.disk, &segment.path, self.model);
+        let own_last = own_last.map_err(RecoverError::io(&segment.path))?;
+        Ok(own_last.is_none_or(|last| last < next_first).then_some(next_first))
+    }
+
+    /// Reads a segment that stands behind `last_seq`.
+    fn read(
+        &self,
+        segment: &Found,
+        last_seq: Option<u64>,
+        on_entry: &mut impl FnMut(Entry),
+    ) -> Result<(Vec<u8>, ScanEnd), RecoverError> {
+        let flushed_seq = self.flushed_seq;
+        let expected = last_seq.map(|last| last + 1);
+        check_first(segment, expected, flushed_seq)?;
+        let bytes = self.disk.read(&segment.path).map_err(RecoverError::io(&segment.path))?;
+        let mut missing = None;
+        let begins = expected.or(segment.first_seq).or(Some(flushed_seq + 1));
+        let scanned = scan::scan(&bytes, self.model, begins, |entry| {
+            if entry.last_seq() > flushed_seq {
+                missing = missing.or_else(|| only_in_database(&entry));
+                on_entry(entry);
+            }
+        });
+        let scanned =
+            scanned.map_err(|damage| RecoverError::damaged(&segment.path, damage.offset, damage.reason))?;
+        if let Some((first, last)) = missing {
+            let reason = format!(
+                "records {first} to {last} were left out by a repair because the database had them, and now it has only those up to {flushed_seq}"
+            );
+            return Err(RecoverError::damaged(&segment.path, 0, reason));
+        }
+        Ok((bytes, scanned))
+    }
+}
+
 /// A segment in which nothing can be read stands where its label says, and the label is no better than the clock was.
-/// Where the next record is in the segment behind it, it cannot stand here: it is the one that was begun last.
-fn put_last_what_cannot_stand_here(found: &mut [Found], last_seq: Option<u64>) {
-    let readable = found.iter().position(|segment| segment.readable_seq.is_some());
-    if let (Some(readable), Some(last)) = (readable, last_seq)
-        && found[readable].first_seq == Some(last + 1)
-    {
+/// Where the next record is in the segment behind it, it cannot stand here: it is the one that was begun last. Before all
+/// others it held what the database has, or nothing that was answered; as the end it is kept beside.
+fn put_last_what_cannot_stand_here(found: &mut [Found], last_seq: Option<u64>, flushed_seq: u64) {
+    let Some(readable) = found.iter().position(|segment| segment.readable_seq.is_some()) else { return };
+    let is_next = |first: u64| match last_seq {
+        Some(last) => first == last + 1,
+        None => readable == 1 && first <= flushed_seq + 1,
+    };
+    if found[readable].first_seq.is_some_and(is_next) {
         found.rotate_left(readable);
     }
 }
@@ -291,6 +342,30 @@ fn beginning(disk: &dyn Disk, path: &Path) -> io::Result<Beginning> {
 fn beginning_of(line: &[u8]) -> Beginning {
     let places = if entry::has_valid_checksum(line) { entry::read_places(line) } else { None };
     places.map_or(Beginning::Unreadable, |(seq, _)| Beginning::Record(seq))
+}
+
+/// The last record of a segment's last line; `None` where that is not readable. Only the end is read.
+fn last_seq_of(disk: &dyn Disk, path: &Path, model: Model) -> io::Result<Option<u64>> {
+    let tail = disk.read_tail(path, HEAD_BYTES)?;
+    match last_line(&tail) {
+        // It begins before what was read.
+        None | Some((0, _)) if tail.len() == HEAD_BYTES => {
+            let bytes = disk.read(path)?;
+            Ok(last_line(&bytes).and_then(|(_, line)| seq_of(line, model)))
+        }
+        line => Ok(line.and_then(|(_, line)| seq_of(line, model))),
+    }
+}
+
+fn seq_of(line: &[u8], model: Model) -> Option<u64> {
+    entry::decode(line, model).ok().map(|entry| entry.last_seq())
+}
+
+/// The last line before the NUL at the end, and where it begins.
+fn last_line(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let end = bytes.iter().rposition(|byte| *byte != 0)?;
+    let start = memchr::memrchr(b'\n', &bytes[..end]).map_or(0, |before| before + 1);
+    (bytes[end] == b'\n').then(|| (start, &bytes[start..end]))
 }
 
 /// Cuts off the newest segment's torn end and makes what stays durable; answers how many ends were cut.

@@ -9,10 +9,10 @@
 //! - **damage**: something that was durable is no longer readable. It is never skipped.
 //!
 //! How they are told apart: a write that tears leaves out whole sectors, which then read as NUL, or ends
-//! early; a single NUL in the middle of a line is no such hole. Every line carries `durable_seq`, the watermark at which it was written. So a hole is torn
-//! when it has such a hole in it *and* no later valid line says that the missing record had been durable. A bad
-//! line without NUL and with valid lines behind it cannot be a torn write, nor can a valid line in the
-//! wrong place.
+//! early; a single NUL in the middle of a line is no such hole. Every line carries `durable_seq`, the watermark at which
+//! it was written. So a hole is torn when it has such a hole in it *and* no later valid line says that the missing record
+//! had been durable, as one does, too, that stands where the database ends or before. A bad line without NUL and with
+//! valid lines behind it cannot be a torn write, nor can a valid line in the wrong place.
 //!
 //! Invariant: every entry passed on has a valid checksum and the next place in sequence.
 
@@ -100,7 +100,9 @@ fn judge_rest(rest: &[u8], offset: usize, expected_seq: Option<u64>) -> Result<b
     let first_hole = first_hole(rest, offset).unwrap_or(rest.len());
     for (line, at) in valid_lines(rest) {
         let Some((seq, durable_seq)) = entry::read_places(line) else { continue };
-        let was_durable = expected_seq.is_none_or(|expected| durable_seq >= expected);
+        // Of the oldest segment, whose beginning is not readable, only what the database lacks is expected: what it has
+        // was durable, too.
+        let was_durable = expected_seq.is_none_or(|expected| durable_seq >= expected || seq <= expected);
         if first_hole > at || was_durable {
             let behind = offset + at;
             let reason =

@@ -1,83 +1,11 @@
 //! The log on a disk that fails when it is told to.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
+use super::failing::FailingDisk;
 use super::*;
-use crate::disk::{DiskFile, RealDisk};
+use crate::disk::RealDisk;
 use crate::storage::schema::Model;
-
-/// The real disk, but the next syncs and writes of files fail as often as is asked for.
-#[derive(Debug, Default)]
-struct FailingDisk {
-    syncs: Arc<AtomicUsize>,
-    creates_full: Arc<AtomicUsize>,
-}
-
-#[derive(Debug)]
-struct FailingFile {
-    file: Box<dyn DiskFile>,
-    syncs: Arc<AtomicUsize>,
-}
-
-/// Whether one of the failures that were asked for is due.
-fn is_due(failures: &AtomicUsize) -> bool {
-    failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
-}
-
-impl Disk for FailingDisk {
-    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        if is_due(&self.creates_full) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        let file = RealDisk.create(path)?;
-        Ok(Box::new(FailingFile { file, syncs: Arc::clone(&self.syncs) }))
-    }
-    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        RealDisk.open(path)
-    }
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        RealDisk.read(path)
-    }
-    fn read_head(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
-        RealDisk.read_head(path, limit)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove(path)
-    }
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        RealDisk.create_dir(path)
-    }
-    fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove_dir(path)
-    }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        RealDisk.sync_dir(path)
-    }
-    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
-        RealDisk.list(path)
-    }
-    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
-        RealDisk.free_bytes(path)
-    }
-}
-
-impl DiskFile for FailingFile {
-    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_at(offset, bytes)
-    }
-    fn sync(&mut self) -> io::Result<()> {
-        if is_due(&self.syncs) { Err(io::Error::other("a failed sync")) } else { self.file.sync() }
-    }
-    fn preallocate(&mut self, length: u64) -> io::Result<()> {
-        self.file.preallocate(length)
-    }
-    fn truncate(&mut self, length: u64) -> io::Result<()> {
-        self.file.truncate(length)
-    }
-}
 
 fn log(disk: FailingDisk, place: Place) -> (Wal, Arc<Latch>) {
     let latch = Arc::new(Latch::default());
@@ -94,12 +22,12 @@ fn today() -> Date {
 fn a_failed_sync_is_final_whoever_asks_again() {
     let dir = tempfile::tempdir().expect("a directory");
     let disk = FailingDisk::default();
-    let syncs = Arc::clone(&disk.syncs);
+    let failures = Arc::clone(&disk.failures);
     let (mut wal, latch) = log(disk, Place::Fixed(dir.path().to_owned()));
     wal.append(b"{}\n", 1, 1, today()).expect("an append");
     wal.sync().expect("a sync");
     wal.append(b"{}\n", 2, 1, today()).expect("an append");
-    syncs.store(1, Ordering::SeqCst);
+    failures.syncs.store(1, Ordering::SeqCst);
     assert!(matches!(wal.sync(), Err(WalError::Failed(_))));
     assert!(latch.reason().is_some_and(|reason| reason.contains("fdatasync")), "{:?}", latch.reason());
     // The disk would say yes now, and it would be a lie.
@@ -112,7 +40,7 @@ fn a_full_disk_refuses_cleanly_and_lets_go_by_itself() {
     let dir = tempfile::tempdir().expect("a directory");
     for place in [Place::Fixed(dir.path().join("fixed")), Place::Daily(dir.path().join("daily"))] {
         let disk = FailingDisk::default();
-        disk.creates_full.store(1, Ordering::SeqCst);
+        disk.failures.creates_full.store(1, Ordering::SeqCst);
         let (mut wal, latch) = log(disk, place.clone());
         assert!(matches!(wal.append(b"{}\n", 1, 1, today()), Err(WalError::Full(_))), "{place:?}");
         assert!(!wal.has_room(), "{place:?}: no store is tried right after");
@@ -130,43 +58,114 @@ fn a_full_disk_refuses_cleanly_and_lets_go_by_itself() {
     }
 }
 
-/// A line of a dated storage's log.
+/// A line of a dated storage's log, written when all before it were durable.
 fn line(seq: u64) -> Vec<u8> {
+    line_when(seq, seq - 1)
+}
+
+fn line_when(seq: u64, durable_seq: u64) -> Vec<u8> {
     let (body, mut out) = (
         format!(r#"{{"op":"store","key":"k{seq}","data":{{}},"updated_at":"2025-01-15T10:30:00Z""#),
         Vec::new(),
     );
-    entry::finish_line(body.as_bytes(), entry::hash_body(body.as_bytes()), seq, seq - 1, &mut out);
+    entry::finish_line(body.as_bytes(), entry::hash_body(body.as_bytes()), seq, durable_seq, &mut out);
     out
+}
+
+/// A collection's log of two days, of which each segment has these bytes.
+struct Written {
+    dir: tempfile::TempDir,
+    days: [PathBuf; 2],
+}
+
+impl Written {
+    fn new(segments: &[(usize, u64, &[u8])]) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let days = ["2025-01-15", "2025-01-16"].map(|day| dir.path().join(day));
+        for day in &days {
+            std::fs::create_dir(day).expect("made");
+        }
+        for (day, number, bytes) in segments {
+            std::fs::write(days[*day].join(segment::file_name(*number)), bytes).expect("written");
+        }
+        Self { dir, days }
+    }
+
+    /// What comes at a start, and how it ends.
+    fn recover(&self, flushed_seq: u64) -> (Vec<u64>, Result<recover::Recovered, recover::RecoverError>) {
+        let mut found = Vec::new();
+        let disk = RealDisk::shared();
+        let recovered = recover::recover(&disk, &self.days, Model::Dated, flushed_seq, None, |entry| {
+            found.push(entry.seq);
+        });
+        (found, recovered)
+    }
+
+    fn is_damaged_at(&self, flushed_seq: u64, file: &str, at: usize) -> bool {
+        let path = self.dir.path().join(file).display().to_string();
+        match self.recover(flushed_seq).1 {
+            Err(recover::RecoverError::Damaged { file, offset, .. }) => file == path && offset == at,
+            _ => false,
+        }
+    }
+}
+
+/// Found by repeated and swapped lines: a segment was passed over as wholly flushed because the one behind it begins with
+/// a record that is, though that line belonged elsewhere; and unflushed records were in it.
+#[test]
+fn a_segment_is_passed_over_only_where_its_own_end_agrees() {
+    let lines = |seqs: &[u64]| seqs.iter().flat_map(|seq| line(*seq)).collect::<Vec<_>>();
+    let sound = Written::new(&[(0, 1, &lines(&[1, 2])), (0, 2, &lines(&[3, 4])), (1, 1, &lines(&[5, 6]))]);
+    assert_eq!(sound.recover(4).0, [5, 6]);
+    // Line 2 stands again where the third one begins, so that it comes before the second.
+    let repeated =
+        Written::new(&[(0, 1, &lines(&[1, 2])), (0, 2, &lines(&[3, 4])), (1, 1, &lines(&[2, 5, 6]))]);
+    assert!(repeated.is_damaged_at(4, "2025-01-16/wal_000001.jsonl", 0), "{:?}", repeated.recover(4));
+    let second_line = line(2).len();
+    let swapped = Written::new(&[(0, 1, &lines(&[1, 4, 3])), (1, 1, &lines(&[2]))]);
+    assert!(swapped.is_damaged_at(3, "2025-01-15/wal_000001.jsonl", second_line), "{:?}", swapped.recover(3));
+}
+
+/// Found by lost sectors: of the oldest segment the beginning was gone, which the database had; and what was readable
+/// behind it was cut off as torn, with records that had been answered.
+#[test]
+fn a_lost_sector_of_flushed_records_takes_no_others_with_it() {
+    let group: Vec<u8> = (1..10).flat_map(|seq| line_when(seq, 0)).collect();
+    let mut bytes = group.clone();
+    bytes[..512].fill(0);
+    for flushed_seq in [5, 7] {
+        let written = Written::new(&[(0, 1, &bytes)]);
+        assert!(written.is_damaged_at(flushed_seq, "2025-01-15/wal_000001.jsonl", 0), "{flushed_seq}");
+    }
+    // Where the database has nothing of it, it is a torn write.
+    let written = Written::new(&[(0, 1, &bytes)]);
+    assert_eq!(written.recover(0).1.expect("it starts").torn_count, 1);
+}
+
+/// As the next one, but there is nothing before it.
+#[test]
+fn a_torn_segment_of_a_clock_that_went_back_is_kept_beside() {
+    let written = Written::new(&[(0, 1, &line(2)[..40]), (1, 1, &line(1))]);
+    for torn_count in [1, 0] {
+        let (found, recovered) = written.recover(0);
+        assert_eq!((found, recovered.expect("it starts").torn_count), (vec![1], torn_count));
+    }
+    let kept = std::fs::read(written.days[0].join("torn-0-wal_000001.jsonl")).expect("it is kept");
+    assert_eq!(kept, line(2)[..40]);
 }
 
 /// Found by a power cut: the clock had been set back over midnight, and of the segment that was begun then nothing
 /// was readable. By its label it stood before one of the day after, and the daemon refused to start over damage.
 #[test]
 fn a_torn_segment_of_a_clock_that_went_back_is_the_end_of_the_log() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let days = ["2025-01-15", "2025-01-16"].map(|day| dir.path().join(day));
-    for day in &days {
-        std::fs::create_dir(day).expect("made");
-    }
-    std::fs::write(days[0].join("wal_000001.jsonl"), [line(1), line(2)].concat()).expect("written");
-    std::fs::write(days[1].join("wal_000001.jsonl"), line(3)).expect("written");
-    let torn = days[0].join("wal_000002.jsonl");
-    std::fs::write(&torn, &line(4)[..40]).expect("written");
-    let mut found = Vec::new();
-    let mut recover = || {
-        let disk = RealDisk::shared();
-        found.clear();
-        let recovered = recover::recover(&disk, &days, Model::Dated, 0, None, |entry| found.push(entry.seq))
-            .map(|r| r.torn_count);
-        (found.clone(), recovered)
-    };
-    let (found, recovered) = recover();
+    let segments: [(usize, u64, &[u8]); 3] =
+        [(0, 1, &[line(1), line(2)].concat()), (1, 1, &line(3)), (0, 2, &line(4)[..40])];
+    let written = Written::new(&segments);
+    let (found, recovered) = written.recover(0);
     assert_eq!(found, [1, 2, 3]);
-    assert_eq!(recovered.expect("it starts"), 1);
-    assert!(!torn.exists(), "it was cut off");
+    assert_eq!(recovered.expect("it starts").torn_count, 1);
+    assert!(!written.days[0].join(segment::file_name(2)).exists(), "it was cut off");
     // Where a record is missing it may have been in there.
-    std::fs::write(&torn, &line(4)[..40]).expect("written");
-    std::fs::write(days[1].join("wal_000001.jsonl"), line(4)).expect("written");
-    assert!(matches!(recover().1, Err(recover::RecoverError::Damaged { .. })));
+    let written = Written::new(&[segments[0], (1, 1, &line(4)), segments[2]]);
+    assert!(matches!(written.recover(0).1, Err(recover::RecoverError::Damaged { .. })));
 }

@@ -265,6 +265,10 @@ impl Disk for FaultyDisk {
         self.run(Kind::ReadHead, path, |_| RealDisk.read_head(path, limit))
     }
 
+    fn read_tail(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+        self.run(Kind::ReadHead, path, |_| RealDisk.read_tail(path, limit))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.run(Kind::Rename, from, |state| {
             if !from.exists() {

@@ -13,7 +13,7 @@
 //! They are tests of the daemon's own crate and not of the real program, because that is where the seam is: 50,000
 //! power cuts in processes of their own would take a day. The bugs are planted in the same build, at run time.
 
-mod chance;
+pub(crate) mod chance;
 mod disk;
 mod errors;
 mod fault;
@@ -24,6 +24,7 @@ mod life;
 mod model;
 mod planted;
 mod power;
+pub(crate) mod runs;
 mod script;
 
 use std::collections::BTreeMap;
@@ -42,6 +43,7 @@ use disk::FaultyDisk;
 use fault::{Crash, Fault, Kind, Planned, Who};
 use ledger::Ledger;
 use life::Life;
+use runs::{Tally, is_long, seeds};
 use script::{Knobs, Step};
 
 /// What all runs of a test share: starting DuckDB takes longer than a run.
@@ -234,55 +236,10 @@ fn find_parquet(directory: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Whether the long runs are asked for.
-fn is_long() -> bool {
-    std::env::var("FASTPERSIST_FAULTS").is_ok_and(|value| value == "long")
-}
-
-/// The seeds of an instrument: the one that is asked for, as many as are asked for, or those of the short run.
-fn seeds(short: u64, long: u64) -> std::ops::Range<u64> {
-    let count = match std::env::var("FASTPERSIST_FAULTS") {
-        Ok(value) if value == "long" => long,
-        Ok(value) => value.parse().expect("FASTPERSIST_FAULTS is \"long\" or a number of runs"),
-        Err(_) => short,
-    };
-    match std::env::var("FASTPERSIST_SEED").ok().and_then(|seed| seed.parse().ok()) {
-        Some(seed) => seed..seed + 1,
-        None => 0..count,
-    }
-}
-
-/// The figures of an instrument, and what it found.
-#[derive(Default)]
-struct Tally {
-    runs: u64,
-    injected: u64,
-    found: Vec<String>,
-}
-
 impl Tally {
     fn add(&mut self, run: &str, outcome: &Outcome) {
-        self.runs += 1;
-        self.injected += outcome.injected;
-        if self.runs.is_multiple_of(5_000) {
-            println!("{} runs, {} faults, {} found something", self.runs, self.injected, self.found.len());
-        }
-        if !outcome.problems.is_empty() {
-            let (problems, last) = (outcome.problems.join("\n  "), outcome.last_operations.join("\n    "));
-            let found = format!("{run}:\n  {problems}\n  operations before the crash:\n    {last}");
-            // At once: the long runs take an hour.
-            println!("{found}");
-            self.found.push(found);
-        }
-    }
-
-    /// Tells the figures; panics where anything was found.
-    fn end(self, instrument: &str) {
-        let count = |what: &str| self.found.iter().filter(|found| found.contains(what)).count();
-        let (lost, wrong) = (count("LOST"), count("WRONG"));
-        let Self { runs, injected, found } = self;
-        println!("{instrument}: {runs} runs, {injected} faults injected, lost {lost}, wrong {wrong}");
-        let shown = found.iter().take(5).cloned().collect::<Vec<_>>().join("\n");
-        assert!(found.is_empty(), "{instrument}: {} of {runs} runs found something\n{shown}", found.len());
+        let last = outcome.last_operations.join("\n    ");
+        let behind = format!("operations before the crash:\n    {last}");
+        self.count(run, outcome.injected, &outcome.problems, &behind);
     }
 }

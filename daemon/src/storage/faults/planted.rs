@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::fault::Who;
 use super::{Outcome, Tools, errors, kills, power};
 use crate::planted::Bug;
+use crate::wal::corruption::{Logs, Run};
 
 /// The table of bugs and the instruments that catch them.
 const README: &str = include_str!("../../../../tests/README.md");
@@ -53,6 +54,17 @@ async fn find(tools: &Arc<Tools>, instrument: &str, bug: Bug) -> Option<(u64, Ou
                     if found(&outcome) {
                         return Some((at, outcome));
                     }
+                }
+            }
+        }
+        "corruption" => {
+            let logs = Logs::new();
+            for seed in 0..RUNS {
+                let Run { harm, problem } = logs.corrupt(seed, Some(bug));
+                if problem.is_some() {
+                    let problems = problem.into_iter().collect();
+                    let outcome = Outcome { problems, last_operations: vec![harm], ..Outcome::default() };
+                    return Some((seed, outcome));
                 }
             }
         }

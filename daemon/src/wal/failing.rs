@@ -1,0 +1,95 @@
+//! A disk for the tests of the log: the real one, but what a test asks for fails, and a bug may be planted.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::disk::{Disk, DiskFile, RealDisk};
+use crate::planted::Bug;
+
+/// How many of the next operations fail, by kind.
+#[derive(Debug, Default)]
+pub(super) struct Failures {
+    pub(super) syncs: AtomicUsize,
+    pub(super) creates_full: AtomicUsize,
+}
+
+/// The real disk, but the next operations fail as often as is asked for.
+#[derive(Debug, Default)]
+pub(super) struct FailingDisk {
+    pub(super) failures: Arc<Failures>,
+    pub(super) bug: Option<Bug>,
+}
+
+#[derive(Debug)]
+struct FailingFile {
+    file: Box<dyn DiskFile>,
+    failures: Arc<Failures>,
+}
+
+/// Whether one of the failures that were asked for is due.
+fn is_due(failures: &AtomicUsize) -> bool {
+    failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+}
+
+impl Disk for FailingDisk {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        if is_due(&self.failures.creates_full) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let file = RealDisk.create(path)?;
+        Ok(Box::new(FailingFile { file, failures: Arc::clone(&self.failures) }))
+    }
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        RealDisk.open(path)
+    }
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        RealDisk.read(path)
+    }
+    fn read_head(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+        RealDisk.read_head(path, limit)
+    }
+    fn read_tail(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+        RealDisk.read_tail(path, limit)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove(path)
+    }
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        RealDisk.create_dir(path)
+    }
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove_dir(path)
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        RealDisk.sync_dir(path)
+    }
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        RealDisk.list(path)
+    }
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        RealDisk.free_bytes(path)
+    }
+    fn planted(&self) -> Option<Bug> {
+        self.bug
+    }
+}
+
+impl DiskFile for FailingFile {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_at(offset, bytes)
+    }
+    fn sync(&mut self) -> io::Result<()> {
+        if is_due(&self.failures.syncs) { Err(io::Error::other("a failed sync")) } else { self.file.sync() }
+    }
+    fn preallocate(&mut self, length: u64) -> io::Result<()> {
+        self.file.preallocate(length)
+    }
+    fn truncate(&mut self, length: u64) -> io::Result<()> {
+        self.file.truncate(length)
+    }
+}
