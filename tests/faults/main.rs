@@ -11,6 +11,8 @@
 mod harness;
 mod runs;
 
+mod bad_clients;
+mod hostile_lines;
 mod kill_loop;
 
 /// The parts that this program's own processes play.
