@@ -124,15 +124,15 @@ pub(super) fn busy_wait() -> u64 {
     let config = Config::new().limits("busy_wait_ms = 700").dated("jobs", &quiet).collection("settings", "");
     let mut ground = Ground::on(&config);
     let mut conn = ground.connect();
-    // It cannot be flushed, so nothing makes room.
-    std::fs::create_dir_all(ground.site.path(&format!("jobs/{DAY}/data.duckdb")))
-        .expect("a directory in the way");
     conn.ok(line_of(5_000, "a"));
+    // It cannot be flushed, so nothing makes room.
+    let in_the_way = ground.site.path(&format!("jobs/{DAY}/data.duckdb"));
+    std::fs::create_dir(&in_the_way).expect("a directory in the way");
     conn.ok(line_of(10_000, "b"));
     told_after(Duration::from_millis(700), || drop(conn.refused(line_of(5_000, "c"), "busy")));
     ground.others_go_on();
     conn.ok(json!({"op": "get_key_process", "storage": "jobs", "date": DAY, "key": "a"}));
-    std::fs::remove_dir(ground.site.path(&format!("jobs/{DAY}/data.duckdb"))).expect("clear the way");
+    std::fs::remove_dir(in_the_way).expect("clear the way");
     // The flush that failed is tried again by itself, and a writer that asks again gets through.
     let begun = Instant::now();
     while conn.ask(line_of(5_000, "c"))["ok"] != true {
