@@ -6,6 +6,7 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Barrier,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -37,6 +38,8 @@ const MEMORY_STAYS: u64 = 256 << 20;
 /// What the second one may add to that.
 const MEMORY_GROWS: u64 = 48 << 20;
 const DESCRIPTORS_STAY: usize = 12;
+/// A thread for each subscriber was a gigabyte for all of them, which the allocator kept.
+const THREADS: usize = 32;
 const BIG_BYTES: usize = 20_000;
 
 /// What is wrong with a client.
@@ -211,9 +214,10 @@ struct Served {
 }
 
 fn be_good(number: usize, scene: &Scene<'_>) -> Served {
-    let mut conn = scene.try_again().expect("a place");
+    let conn = scene.try_again();
     scene.there.wait();
     scene.begin.wait();
+    let mut conn = conn.expect("a place");
     let mut served = Served::default();
     let key = format!("good{number}");
     while !scene.is_over() {
@@ -260,11 +264,12 @@ fn goes_back<T: PartialOrd + std::fmt::Debug>(
     }
 }
 
-fn descriptors(daemon: &Daemon) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).expect("its descriptors").count()
+/// How many the daemon has: of `fd`, descriptors; of `task`, threads.
+fn count(daemon: &Daemon, of: &str) -> usize {
+    std::fs::read_dir(format!("/proc/{}/{of}", daemon.pid())).expect("what the daemon has").count()
 }
 
-fn play_out(scene: &Scene<'_>, seed: u64, stats: &mut Conn) -> Vec<Served> {
+fn play_out(scene: &Scene<'_>, seed: u64, stats: &mut Conn) -> (Vec<Served>, usize) {
     thread::scope(|scope| {
         let bad: Vec<_> = (0..CROWD)
             .map(|number| {
@@ -274,15 +279,24 @@ fn play_out(scene: &Scene<'_>, seed: u64, stats: &mut Conn) -> Vec<Served> {
             .collect();
         let good: Vec<_> = (0..GOOD).map(|number| scope.spawn(move || be_good(number, scene))).collect();
         scene.there.wait();
-        check_height(scene, stats);
+        // Everybody waits for this one, also where it has found something.
+        let height = catch_unwind(AssertUnwindSafe(|| check_height(scene, stats)));
         scene.begin.wait();
-        thread::sleep(DURATION);
+        let deadline = Instant::now() + DURATION;
+        let mut threads = 0;
+        while Instant::now() < deadline {
+            threads = threads.max(count(scene.daemon, "task"));
+            thread::sleep(Duration::from_millis(100));
+        }
         scene.over.store(true, Ordering::Relaxed);
+        if let Err(found) = height {
+            resume_unwind(found);
+        }
         let served = good.into_iter().map(|one| one.join().expect("a good client")).collect();
         for one in bad {
             one.join().expect("a bad client");
         }
-        served
+        (served, threads)
     })
 }
 
@@ -300,7 +314,7 @@ fn one_crowd(daemon: &Daemon, seed: u64, most_memory: u64) -> Aftermath {
     wait_for("connections of before to end", PATIENCE, || {
         (stats.ok(json!({"op": "stats"}))["daemon"]["connections"] == 1).then_some(())
     });
-    let files = descriptors(daemon);
+    let files = count(daemon, "fd");
     let scene = Scene {
         daemon,
         there: Barrier::new(CROWD + GOOD + 1),
@@ -308,19 +322,22 @@ fn one_crowd(daemon: &Daemon, seed: u64, most_memory: u64) -> Aftermath {
         over: AtomicBool::new(false),
         turns: Default::default(),
     };
-    let served = play_out(&scene, seed, &mut stats);
+    let (served, threads) = play_out(&scene, seed, &mut stats);
     let turns: Vec<_> =
         VICES.iter().zip(&scene.turns).map(|(vice, turns)| (*vice, turns.load(Ordering::Relaxed))).collect();
     let idle = turns.iter().filter(|(_, turns)| *turns == 0);
     let mut wrong: Vec<_> = idle.map(|(vice, _)| format!("{vice:?} did nothing")).collect();
+    if threads > THREADS {
+        wrong.push(format!("{threads} threads at once, should be at most {THREADS}"));
+    }
     let connections = || stats.ok(json!({"op": "stats"}))["daemon"]["connections"].as_u64().unwrap();
     wrong.extend(goes_back("connections", &1, connections));
-    wrong.extend(goes_back("descriptors", &(files + DESCRIPTORS_STAY), || descriptors(daemon)));
+    wrong.extend(goes_back("descriptors", &(files + DESCRIPTORS_STAY), || count(daemon, "fd")));
     wrong.extend(goes_back("memory", &most_memory, || daemon.resident_bytes()));
     let memory = daemon.resident_bytes();
     println!(
-        "bad_clients (crowd): seed {seed}, {turns:?}, descriptors {files} before and {} after, memory {} MiB after",
-        descriptors(daemon),
+        "bad_clients (crowd): seed {seed}, {turns:?}, descriptors {files} before and {} after, {threads} threads, memory {} MiB after",
+        count(daemon, "fd"),
         memory >> 20
     );
     for Served { written, longest } in &served {
