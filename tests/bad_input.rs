@@ -345,3 +345,30 @@ fn clients_that_say_nothing_hold_up_nobody() {
         (answered.filter(|answer| answer["ok"] == true).count() == 60).then_some(())
     });
 }
+
+/// A line of a megabyte once came back in the error that refused it, three times as long.
+#[test]
+fn what_was_wrong_is_said_without_the_whole_line() {
+    let (_site, _daemon, mut conn) = start();
+    let long = "\u{feff}".repeat(300_000);
+    let store = |name: &str, value: &str| {
+        format!(r#"{{"op":"store","storage":"jobs","key":"k","data":{{}},"{name}":"{value}"}}"#)
+    };
+    let lines = [
+        store(&long, ""),
+        store("date", &long),
+        store("timestamp", &long),
+        store("durability", &long),
+        store("process_name", &long),
+        format!(r#"{{"op":"stats","format":"{long}"}}"#),
+        format!(r#"{{"op":"query","storage":"jobs","sql":"SELECT 1","result":"{long}"}}"#),
+        format!(r#"{{"op":"{long}"}}"#),
+    ];
+    for line in lines {
+        conn.send(line);
+        let text = conn.text();
+        assert!(text.len() < 2_000, "{} bytes: {}", text.len(), &text[..80]);
+        assert!(text.contains("bad_request") || text.contains("unknown_op"), "{text}");
+    }
+    assert_empty(&mut conn);
+}

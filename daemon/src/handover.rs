@@ -97,7 +97,7 @@ impl Handovers {
         }
         state.results += 1;
         drop(state);
-        Ok(Sheet { file, bytes: 0, is_sealed: false, exhausted: None, handovers: Arc::clone(self) })
+        Ok(Sheet { file, bytes: 0, is_sealed: false, handovers: Arc::clone(self) })
     }
 
     fn take(&self, more: u64, own: u64) -> Result<(), Exhausted> {
@@ -154,7 +154,6 @@ pub struct Sheet {
     file: File,
     bytes: u64,
     is_sealed: bool,
-    exhausted: Option<Exhausted>,
     handovers: Arc<Handovers>,
 }
 
@@ -173,11 +172,6 @@ impl Sheet {
         self.bytes
     }
 
-    /// Why the last write failed, where it was for the bound.
-    pub fn exhausted(&self) -> Option<Exhausted> {
-        self.exhausted
-    }
-
     /// Cuts it back to an earlier length, so that there is room for an end.
     ///
     /// # Errors
@@ -187,7 +181,6 @@ impl Sheet {
         self.file.seek(SeekFrom::Start(bytes))?;
         self.handovers.give_back(self.bytes - bytes);
         self.bytes = bytes;
-        self.exhausted = None;
         Ok(())
     }
 
@@ -221,7 +214,6 @@ impl Write for Sheet {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let more = bytes.len() as u64;
         if let Err(exhausted) = self.handovers.take(more, self.bytes) {
-            self.exhausted = Some(exhausted);
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, exhausted));
         }
         // Counted also where it fails: what was written of it is there.
@@ -269,15 +261,16 @@ mod tests {
         assert_eq!(handovers.bytes(), 20_000);
         let mut sheet = handovers.begin().expect("a sheet");
         sheet.write_all(&[1; 10_000]).expect("room");
-        sheet.write_all(&[1]).expect_err("no more room");
-        assert_eq!(sheet.exhausted(), Some(Exhausted::ByOthers));
+        let why = |error: io::Error| error.get_ref().and_then(|why| why.downcast_ref()).copied();
+        let error = sheet.write_all(&[1]).expect_err("no more room");
+        assert_eq!(why(error), Some(Exhausted::ByOthers));
         let second = first.fd.try_clone().expect("another descriptor");
         drop(first);
         sheet.write_all(&[1]).expect_err("it is still held");
         drop(second);
         sheet.write_all(&vec![1; 20_000]).expect("nobody holds the first any more");
-        sheet.write_all(&[1]).expect_err("larger than all may be");
-        assert_eq!(sheet.exhausted(), Some(Exhausted::Alone));
+        let error = sheet.write_all(&[1]).expect_err("larger than all may be");
+        assert_eq!(why(error), Some(Exhausted::Alone));
         sheet.cut(29_000).expect("cut");
         sheet.write_all(&[2; 1_000]).expect("room for an end");
         assert_eq!((sheet.written(), handovers.bytes()), (30_000, 30_000));

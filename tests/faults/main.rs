@@ -13,6 +13,8 @@ mod runs;
 
 mod history_check;
 mod kill_at_calls;
+mod bad_clients;
+mod hostile_lines;
 mod kill_loop;
 
 /// The parts that this program's own processes play.

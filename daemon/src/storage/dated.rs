@@ -357,8 +357,7 @@ impl Dated {
     pub async fn watch(&self, date: Date) -> Result<(Watching, Option<Arc<Partition>>), StorageError> {
         loop {
             if let Some(partition) = self.existing_partition(date).await? {
-                let watching = tokio::task::block_in_place(|| partition.watch());
-                return Ok((watching, Some(partition)));
+                return Ok((super::watch::begin(&partition).await, Some(partition)));
             }
             let slot = Arc::clone(self.slots.lock().entry(date).or_default());
             let open = slot.lock().await;

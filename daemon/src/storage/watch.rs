@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastpersist_protocol::time::Date;
+use tokio::sync::Semaphore;
 
 use super::feed::{Found, Watching};
 use super::partition::{ChangesError, Cursor, Partition};
@@ -21,6 +22,17 @@ use super::{Kind, Storage, StorageError};
 
 /// How long to wait before a date is opened again that could not be opened for the moment.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
+
+/// So many followers read the log at the same time, and so many begin. Both need a thread for themselves, and the
+/// allocator keeps several megabytes for each thread: with as many threads as followers that was a gigabyte.
+static READERS: Semaphore = Semaphore::const_new(4);
+static BEGINNERS: Semaphore = Semaphore::const_new(1);
+
+/// Begins to follow a partition. That may have to wait for a sync, so one does it at a time.
+pub(super) async fn begin(partition: &Arc<Partition>) -> Watching {
+    let _turn = BEGINNERS.acquire().await;
+    tokio::task::block_in_place(|| partition.watch())
+}
 
 /// Why the changes cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +79,7 @@ impl Storage {
             }
             Kind::Collection(collection) => {
                 let partition = Arc::clone(collection.partition());
-                (None, tokio::task::block_in_place(|| partition.watch()), Some(partition))
+                (None, begin(&partition).await, Some(partition))
             }
         };
         let stored = watching.begun_at();
@@ -154,6 +166,8 @@ impl Watch {
         (from, through): (u64, u64),
         cursor: &mut Cursor,
     ) -> Result<Vec<Record>, WatchError> {
+        // It is never closed.
+        let _turn = READERS.acquire().await.map_err(|_| WatchError::Gone)?;
         let mut taken = std::mem::take(cursor);
         let read = move || {
             let records = partition.stored_changes(from, through, &mut taken);

@@ -81,7 +81,10 @@ impl<'a> Fields<'a> {
             scanner.value()?
         };
         match field {
-            None => self.note(|| WireError::field(name, format!("unknown field {name:?}"))),
+            None => self.note(|| {
+                let name = short(name);
+                WireError::field(&name, format!("unknown field {name:?}"))
+            }),
             Some(field) if self.present & field.bit() != 0 => {
                 self.note(|| WireError::field(name, format!("field {name:?} is given twice")));
             }
@@ -160,7 +163,10 @@ impl<'a> Fields<'a> {
         let Some(text) = self.string(field)? else { return Ok(None) };
         Date::parse(&text).map(Some).ok_or_else(|| {
             let name = field.name();
-            WireError::field(name, format!("{name} {text:?} is no calendar date like \"2025-01-15\""))
+            WireError::field(
+                name,
+                format!("{name} {:?} is no calendar date like \"2025-01-15\"", short(&text)),
+            )
         })
     }
 
@@ -197,7 +203,7 @@ impl<'a> Fields<'a> {
             Some("openmetrics") => Ok(StatsFormat::OpenMetrics),
             Some(other) => Err(WireError::field(
                 "format",
-                format!("format {other:?} is neither \"json\" nor \"openmetrics\""),
+                format!("format {:?} is neither \"json\" nor \"openmetrics\"", short(other)),
             )),
         }
     }
@@ -209,7 +215,10 @@ impl<'a> Fields<'a> {
             let name = field.name();
             WireError::field(
                 name,
-                format!("{name} {text:?} cannot be read; right is for example \"2025-01-15T10:30:00Z\""),
+                format!(
+                    "{name} {:?} cannot be read; right is for example \"2025-01-15T10:30:00Z\"",
+                    short(&text)
+                ),
             )
         })
     }
@@ -228,7 +237,7 @@ impl<'a> Fields<'a> {
             Some("buffered") => Ok(Durability::Buffered),
             Some(other) => Err(WireError::field(
                 "durability",
-                format!("durability {other:?} is neither \"sync\" nor \"buffered\""),
+                format!("durability {:?} is neither \"sync\" nor \"buffered\"", short(other)),
             )),
         }
     }
@@ -253,7 +262,7 @@ impl<'a> Fields<'a> {
             _ => return Err(mistyped(Field::Value, "an integer, float, string, boolean or null", &raw)),
         };
         value.map(Some).ok_or_else(|| {
-            WireError::field("value", format!("value {} is outside what 64 bits hold", shorten(raw.text)))
+            WireError::field("value", format!("value {} is outside what 64 bits hold", short(raw.text)))
         })
     }
 }
@@ -278,14 +287,14 @@ pub(super) fn missing(field: Field, wanted: &str) -> WireError {
 pub(super) fn mistyped(field: Field, wanted: &str, raw: &Raw<'_>) -> WireError {
     WireError::field(
         field.name(),
-        format!("{} must be {wanted}, but is {} ({})", field.name(), raw.kind_name(), shorten(raw.text)),
+        format!("{} must be {wanted}, but is {} ({})", field.name(), raw.kind_name(), short(raw.text)),
     )
 }
 
-/// The beginning of a text, short enough for a message.
-fn shorten(text: &str) -> String {
+/// The beginning of a text, short enough for a message: a client's line must not come back in it whole.
+pub(super) fn short(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(40) {
-        None => text.to_owned(),
-        Some((at, _)) => format!("{}…", &text[..at]),
+        None => Cow::Borrowed(text),
+        Some((at, _)) => Cow::Owned(format!("{}…", &text[..at])),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::fields::{Field, Fields, missing, mistyped};
+use super::fields::{Field, Fields, missing, mistyped, short};
 use super::{Address, Delete, History, Imported, Op, Placed, Query, Request, ResultKind, Store, Write};
 use crate::error::{ErrorCode, WireError};
 use crate::json::{JsonError, Kind, Scanner};
@@ -217,7 +217,7 @@ fn query<'a>(fields: &Fields<'a>) -> Reading<Query<'a>> {
         Some(other) => {
             return Err(WireError::field(
                 "result",
-                format!("result {other:?} is neither \"rows\" nor \"fd\""),
+                format!("result {:?} is neither \"rows\" nor \"fd\"", short(other)),
             ));
         }
     };
@@ -273,13 +273,6 @@ fn keeping_op<'a>(op: &str, fields: &mut Fields<'a>, limits: ParseLimits) -> Rea
             ErrorCode::UnknownOp,
             format!("unknown op {:?}; PROTOCOL.md lists the operations", short(other)),
         )),
-    }
-}
-
-fn short(text: &str) -> Cow<'_, str> {
-    match text.char_indices().nth(40) {
-        None => Cow::Borrowed(text),
-        Some((at, _)) => Cow::Owned(format!("{}…", &text[..at])),
     }
 }
 

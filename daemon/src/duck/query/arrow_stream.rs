@@ -30,7 +30,9 @@ pub(super) fn fetch(
         }
     }
     let schema = statement.schema();
-    let mut writer = StreamWriter::try_new(sheet, &schema).map_err(|error| failure(&error, None))?;
+    let mut writer = StreamWriter::try_new(sheet, &schema).map_err(|error| failure(&error))?;
+    // Where the last batch begins, and its rows.
+    let mut last = (0, 0);
     while let Some(chunk) = statement.step()? {
         if running.cancelled().is_some() {
             return Err(ended());
@@ -39,31 +41,54 @@ pub(super) fn fetch(
         rows.truncated = wanted < chunk.len();
         let batch = RecordBatch::from(chunk);
         let batch = if rows.truncated { batch.slice(0, wanted) } else { batch };
-        let before = writer.get_ref().written();
-        if batch.num_rows() > 0
-            && let Err(error) = writer.write(&batch)
-        {
-            let exhausted = writer.get_ref().exhausted();
-            if exhausted != Some(Exhausted::Alone) || rows.count == 0 {
-                return Err(failure(&error, exhausted));
+        if batch.num_rows() > 0 {
+            let before = writer.get_ref().written();
+            match writer.write(&batch) {
+                Ok(()) => {
+                    rows.count += batch.num_rows();
+                    last = (before, batch.num_rows());
+                }
+                Err(error) => cut(&mut writer, &mut rows, &error, (before, 0))?,
             }
-            writer.get_mut().cut(before).map_err(|error| Failure::Other(error.to_string()))?;
-            rows.truncated = true;
-        } else {
-            rows.count += batch.num_rows();
         }
         if rows.truncated {
             break;
         }
     }
-    let sheet = writer.into_inner();
-    let handover = sheet.map_err(|error| failure(&error, None))?.seal();
+    if let Err(error) = writer.finish() {
+        // Everything fitted but the end.
+        cut(&mut writer, &mut rows, &error, last)?;
+        writer.finish().map_err(|error| failure(&error))?;
+    }
+    let handover = writer.into_inner().map_err(|error| failure(&error))?.seal();
     rows.handover = Some(handover.map_err(|error| Failure::Other(error.to_string()))?);
     Ok(rows)
 }
 
-fn failure(error: &ArrowError, exhausted: Option<Exhausted>) -> Failure {
-    match exhausted {
+/// Cuts a result that alone is too large: at `from`, where `gone` of the rows that are counted begin.
+fn cut(
+    writer: &mut StreamWriter<Sheet>,
+    rows: &mut Rows,
+    error: &ArrowError,
+    (from, gone): (u64, usize),
+) -> Result<(), Failure> {
+    if exhausted(error) != Some(Exhausted::Alone) || rows.count == gone {
+        return Err(failure(error));
+    }
+    writer.get_mut().cut(from).map_err(|error| Failure::Other(error.to_string()))?;
+    rows.count -= gone;
+    rows.truncated = true;
+    Ok(())
+}
+
+/// Why there is no room, where it is that which failed.
+fn exhausted(error: &ArrowError) -> Option<Exhausted> {
+    let ArrowError::IoError(_, source) = error else { return None };
+    source.get_ref()?.downcast_ref().copied()
+}
+
+fn failure(error: &ArrowError) -> Failure {
+    match exhausted(error) {
         Some(exhausted) => Failure::Exhausted(exhausted),
         None => Failure::Other(format!("the result cannot be written as Arrow: {error}")),
     }

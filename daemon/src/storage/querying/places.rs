@@ -45,8 +45,10 @@ impl Places {
     /// A place for a user's query.
     pub(super) async fn take(&self, uid: u32, deadline: Instant) -> Result<Place, QueryError> {
         // One's own first: who waits for that keeps nothing from others.
-        let own = take(&self.of(uid), 1, deadline, "all places for one user's queries").await?;
-        let of_all = take(&self.all, 1, deadline, "all places for queries").await?;
+        let all = "all places for queries";
+        let share = if self.max_own < self.max { "all places for one user's queries" } else { all };
+        let own = take(&self.of(uid), 1, deadline, share).await?;
+        let of_all = take(&self.all, 1, deadline, all).await?;
         Ok(Place { _own: own, _of_all: of_all })
     }
 

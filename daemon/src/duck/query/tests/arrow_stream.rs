@@ -121,3 +121,36 @@ fn what_others_hold_is_told_and_not_taken_for_the_end() {
     drop(held);
     assert!(!run(2_000).expect("the other one was closed").truncated);
 }
+
+/// Where the beginning did not fit, or the end, the client was told that Arrow had failed.
+#[test]
+fn whatever_part_does_not_fit_it_is_the_bound_that_is_told() {
+    let numbers = "SELECT i, 'number ' || i FROM range(5_000) t(i)";
+    let bytes_of = |handovers: &Arc<Handovers>| {
+        let (_dir, engine) = engine();
+        let bounds = Bounds { max_rows: usize::MAX, max_bytes: 1 };
+        let query = Query { bounds, form: Form::Arrow(Arc::clone(handovers)), ..query(numbers, Vec::new()) };
+        let rows = query.run(&engine, &Running::new("any")).expect("a result");
+        rows.handover.expect("handed over").bytes
+    };
+    let whole = bytes_of(&Handovers::new(1 << 20));
+    let (rows, _) = hand_over(numbers, usize::MAX, &Handovers::new(whole)).expect("it just fits");
+    assert!(!rows.truncated && rows.count == 5_000);
+    for missing in [1, 4, 8, 9] {
+        let (rows, batches) =
+            hand_over(numbers, usize::MAX, &Handovers::new(whole - missing)).expect("it is cut");
+        assert!(rows.truncated, "{missing} bytes are missing");
+        assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), rows.count);
+    }
+    let handovers = Handovers::new(whole);
+    let query = |sql| Query {
+        bounds: Bounds { max_rows: usize::MAX, max_bytes: 1 },
+        form: Form::Arrow(Arc::clone(&handovers)),
+        ..query(sql, Vec::new())
+    };
+    let (_dir, engine) = engine();
+    let _held = query(numbers).run(&engine, &Running::new("any")).expect("a result");
+    let error =
+        query("SELECT 1").run(&engine, &Running::new("any")).expect_err("not even its beginning fits");
+    assert!(matches!(error, RunError::Exhausted(crate::handover::Exhausted::ByOthers)), "{error}");
+}
