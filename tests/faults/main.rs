@@ -12,6 +12,7 @@ mod harness;
 mod runs;
 
 mod kill_loop;
+mod soak;
 
 /// The parts that this program's own processes play.
 fn play(role: &str, socket: &str) {

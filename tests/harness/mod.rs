@@ -8,6 +8,7 @@ pub(crate) mod faults;
 pub(crate) mod files;
 pub(crate) mod python;
 mod random;
+mod receiver;
 mod socket;
 
 use std::{
@@ -19,6 +20,7 @@ use std::{
 pub(crate) use config::Config;
 pub(crate) use daemon::{Daemon, Exit, Site, bare_command, run_to_exit, run_to_exit_with};
 pub(crate) use random::Random;
+pub(crate) use receiver::Receiver;
 pub(crate) use socket::{Conn, is_stamp, joined, raw};
 
 /// Longer than anything takes on a loaded machine with two cores; reached only by what hangs.
