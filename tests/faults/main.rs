@@ -12,7 +12,9 @@ mod harness;
 mod runs;
 
 mod kill_loop;
+mod races;
 mod soak;
+mod stopped;
 
 /// The parts that this program's own processes play.
 fn play(role: &str, socket: &str) {

@@ -216,6 +216,22 @@ impl Daemon {
         kill_process(Pid::from_child(&self.child), signal).expect("signal the daemon");
     }
 
+    /// SIGSTOP, and waits until it has stopped.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+        let stat = format!("/proc/{}/stat", self.pid());
+        wait_for("the daemon has stopped", PATIENCE, || {
+            let stat = fs::read_to_string(&stat).expect("the daemon is there");
+            let state = stat.rsplit_once(')').expect("a name in brackets").1.trim_start();
+            state.starts_with('T').then_some(())
+        });
+    }
+
+    /// Whether it has ended, and how.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("look at the daemon")
+    }
+
     /// SIGKILL: no warning, nothing flushed.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("kill the daemon");

@@ -2,10 +2,12 @@
 //! nothing of the daemon's code.
 
 pub(crate) mod child;
+pub(crate) mod clock;
 mod config;
 mod daemon;
 pub(crate) mod faults;
 pub(crate) mod files;
+mod manager;
 pub(crate) mod python;
 mod random;
 mod receiver;
@@ -19,6 +21,7 @@ use std::{
 
 pub(crate) use config::Config;
 pub(crate) use daemon::{Daemon, Exit, Site, bare_command, run_to_exit, run_to_exit_with};
+pub(crate) use manager::Manager;
 pub(crate) use random::Random;
 pub(crate) use receiver::Receiver;
 pub(crate) use socket::{Conn, is_stamp, joined, raw};
