@@ -11,6 +11,7 @@
 mod harness;
 mod runs;
 
+mod clocks;
 mod kill_loop;
 mod races;
 mod soak;

@@ -94,11 +94,8 @@ impl WallClock {
     pub(crate) fn new(site: &Site) -> Option<Self> {
         let (source, library) = (site.path("clock.c"), site.path("clock.so"));
         fs::write(&source, SOURCE).expect("write the library's source");
-        let compiled = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-o"])
-            .arg(&library)
-            .arg(&source)
-            .status();
+        let compiled =
+            Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).status();
         match compiled {
             Ok(status) => assert!(status.success(), "cc: {status}"),
             Err(error) => {

@@ -120,7 +120,8 @@ mod tests {
     fn segments_from_a_clock_that_was_ahead_go_with_those_behind_them() {
         const YEARS: Duration = Duration::from_secs(10 * 365 * 86_400);
         let (now, ahead) = (SystemTime::now(), SystemTime::now() + YEARS);
-        let segments = [sealed(10, 100, now), sealed(20, 0, ahead), sealed(30, 50, now), sealed(40, 0, ahead)];
+        let segments =
+            [sealed(10, 100, now), sealed(20, 0, ahead), sealed(30, 50, now), sealed(40, 0, ahead)];
         for (unneeded, retain, expected) in
             [(40, 0, 4), (40, 1, 3), (40, 50, 3), (40, 51, 1), (25, 50, 2), (9, 0, 0), (40, 101, 0)]
         {
