@@ -7,11 +7,15 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use fs2::FileExt as _;
 
 /// The lock file's name in each `base_dir`.
 pub const LOCK_FILE: &str = "fastpersistd.lock";
+
+/// How long the holder may take to write its pid once it has the lock.
+const NAMING: Duration = Duration::from_secs(1);
 
 /// Why a directory could not be locked.
 #[derive(Debug, thiserror::Error)]
@@ -83,13 +87,31 @@ impl DirLock {
     }
 }
 
+/// The pid in the file. The holder locks first and writes its pid a moment later; until then the file is empty or
+/// names the one before, which has ended.
 fn read_holder(file: &mut File) -> String {
-    let mut text = String::new();
-    match file.take(32).read_to_string(&mut text) {
-        Ok(_) if text.trim().parse::<u32>().is_ok() => text.trim().to_owned(),
-        // The holder locks first and writes its pid a moment later.
-        _ => "unknown".to_owned(),
+    let begun = Instant::now();
+    loop {
+        match named_in(file) {
+            Some(pid) if is_alive(pid) || begun.elapsed() >= NAMING => return pid.to_string(),
+            None if begun.elapsed() >= NAMING => return "unknown".to_owned(),
+            _ => std::thread::sleep(Duration::from_millis(5)),
+        }
     }
+}
+
+fn named_in(file: &mut File) -> Option<i32> {
+    let mut text = String::new();
+    file.rewind().ok()?;
+    file.take(32).read_to_string(&mut text).ok()?;
+    // A line without its end may be half of one.
+    text.strip_suffix('\n')?.parse().ok()
+}
+
+fn is_alive(pid: i32) -> bool {
+    let Some(pid) = rustix::process::Pid::from_raw(pid) else { return false };
+    // One that is not ours may not be asked, and is there.
+    !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH))
 }
 
 #[cfg(test)]
@@ -107,5 +129,27 @@ mod tests {
         assert_eq!(holder, std::process::id().to_string());
         drop(first);
         DirLock::acquire(dir.path()).expect("free again");
+    }
+
+    /// Two that start at once: the one that comes too late may come before the first has written its name.
+    #[test]
+    fn the_holder_is_named_that_has_not_written_its_name_yet() {
+        for before in ["", "999999999\n", "12"] {
+            let dir = tempfile::tempdir().expect("a directory");
+            let path = dir.path().join(LOCK_FILE);
+            std::fs::write(&path, before).expect("written");
+            let holder = File::options().read(true).write(true).open(&path).expect("opened");
+            holder.lock_exclusive().expect("locked");
+            let naming = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(50));
+                std::fs::write(&path, format!("{}\n", std::process::id())).expect("written");
+                holder
+            });
+            let Err(LockError::Held { holder, .. }) = DirLock::acquire(dir.path()) else {
+                panic!("the second lock must be refused");
+            };
+            assert_eq!(holder, std::process::id().to_string(), "{before:?} was there");
+            drop(naming.join());
+        }
     }
 }

@@ -11,11 +11,15 @@
 mod harness;
 mod runs;
 
-mod history_check;
-mod kill_at_calls;
 mod bad_clients;
+mod clocks;
+mod history_check;
 mod hostile_lines;
+mod kill_at_calls;
 mod kill_loop;
+mod races;
+mod soak;
+mod stopped;
 
 /// The parts that this program's own processes play.
 fn play(role: &str, socket: &str) {

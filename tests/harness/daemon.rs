@@ -5,6 +5,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -158,7 +159,7 @@ pub(crate) fn run_to_exit_with(mut command: Command, stdin: Stdio) -> Exit {
     command.stdout(File::create(&stdout).expect("a file for stdout"));
     command.stderr(File::create(&stderr).expect("a file for stderr"));
     let mut child = command.spawn().expect("start the program");
-    let status = wait_for_exit(&mut child);
+    let status = wait_for_exit(&mut child, PATIENCE);
     let read =
         |path: &Path| String::from_utf8_lossy(&fs::read(path).expect("read what it printed")).into_owned();
     let (stdout, stderr) = (read(&stdout), read(&stderr));
@@ -168,8 +169,8 @@ pub(crate) fn run_to_exit_with(mut command: Command, stdin: Stdio) -> Exit {
 }
 
 /// The status of a child that ends within the bound; one that does not is killed.
-fn wait_for_exit(child: &mut Child) -> Option<ExitStatus> {
-    let deadline = std::time::Instant::now() + PATIENCE;
+fn wait_for_exit(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
+    let deadline = std::time::Instant::now() + limit;
     loop {
         if let Some(status) = child.try_wait().expect("wait for the child") {
             return Some(status);
@@ -179,7 +180,7 @@ fn wait_for_exit(child: &mut Child) -> Option<ExitStatus> {
             child.wait().expect("reap the child");
             return None;
         }
-        std::thread::sleep(std::time::Duration::from_millis(2));
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
@@ -215,6 +216,22 @@ impl Daemon {
         kill_process(Pid::from_child(&self.child), signal).expect("signal the daemon");
     }
 
+    /// SIGSTOP, and waits until it has stopped.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+        let stat = format!("/proc/{}/stat", self.pid());
+        wait_for("the daemon has stopped", PATIENCE, || {
+            let stat = fs::read_to_string(&stat).expect("the daemon is there");
+            let state = stat.rsplit_once(')').expect("a name in brackets").1.trim_start();
+            state.starts_with('T').then_some(())
+        });
+    }
+
+    /// Whether it has ended, and how.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("look at the daemon")
+    }
+
     /// SIGKILL: no warning, nothing flushed.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("kill the daemon");
@@ -228,10 +245,14 @@ impl Daemon {
     }
 
     /// Waits for the end of a daemon that was told to stop; the exit code must be 0.
-    pub(crate) fn ended_cleanly(mut self) {
-        let status = wait_for_exit(&mut self.child);
-        let status =
-            status.unwrap_or_else(|| panic!("told to stop, the daemon still runs after {PATIENCE:?}"));
+    pub(crate) fn ended_cleanly(self) {
+        self.ended_cleanly_within(PATIENCE);
+    }
+
+    /// As `ended_cleanly`, for one that has much to do before its end.
+    pub(crate) fn ended_cleanly_within(mut self, limit: Duration) {
+        let status = wait_for_exit(&mut self.child, limit);
+        let status = status.unwrap_or_else(|| panic!("told to stop, the daemon still runs after {limit:?}"));
         assert_eq!(status.code(), Some(0), "{status}");
     }
 

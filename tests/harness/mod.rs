@@ -2,12 +2,15 @@
 //! nothing of the daemon's code.
 
 pub(crate) mod child;
+pub(crate) mod clock;
 mod config;
 mod daemon;
 pub(crate) mod faults;
 pub(crate) mod files;
+mod manager;
 pub(crate) mod python;
 mod random;
+mod receiver;
 mod socket;
 
 use std::{
@@ -18,7 +21,9 @@ use std::{
 
 pub(crate) use config::Config;
 pub(crate) use daemon::{Daemon, Exit, Site, bare_command, run_to_exit, run_to_exit_with};
+pub(crate) use manager::Manager;
 pub(crate) use random::Random;
+pub(crate) use receiver::Receiver;
 pub(crate) use socket::{Conn, is_stamp, joined, raw};
 
 /// Longer than anything takes on a loaded machine with two cores; reached only by what hangs.

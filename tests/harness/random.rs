@@ -35,6 +35,11 @@ impl Random {
         of[self.between(0, of.len() as u64 - 1) as usize].clone()
     }
 
+    /// For one of many at work at once: its choices are its own, and follow from these.
+    pub(crate) fn fork(&mut self) -> Self {
+        Self(self.between(1, u64::MAX - 1) | 1)
+    }
+
     /// A number from `low` to `high`, both included.
     pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
         self.0 ^= self.0 << 13;

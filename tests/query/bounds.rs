@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{rows, start};
-use crate::harness::Config;
+use crate::harness::{Config, PATIENCE, wait_for};
 
 const ENDLESS: &str = "SELECT count(*) FROM range(1000000000000)";
 
@@ -200,4 +200,23 @@ fn a_daemon_that_stops_does_not_wait_for_a_query() {
     daemon.stop();
     assert!(begun.elapsed() < Duration::from_secs(10), "it took {:?}", begun.elapsed());
     asked.join().expect("it was told");
+}
+
+/// Whoever goes while its query waits for a place kept its connection and its turn until it had had one: a client that comes
+/// and goes often enough had all of its user's connections so.
+#[test]
+fn who_goes_while_its_query_waits_keeps_nothing() {
+    let config = Config::new().limits("max_concurrent_queries_per_uid = 1").dated("jobs", "");
+    let (_site, daemon, mut conn) = start(&config);
+    let mut slow = daemon.connect();
+    slow.send(json!({"op": "query", "sql": ENDLESS, "timeout_ms": 20_000}));
+    let mut figure = |name: &str| conn.ok(json!({"op": "stats"}))["daemon"][name].clone();
+    wait_for("the slow one runs", PATIENCE, || (figure("queries") == 1).then_some(()));
+    for _ in 0..20 {
+        daemon.connect().send(json!({"op": "query", "sql": "SELECT 1"}));
+    }
+    let begun = Instant::now();
+    wait_for("the others are forgotten", PATIENCE, || (figure("connections") == 2).then_some(()));
+    assert!(begun.elapsed() < Duration::from_secs(10), "only when the slow one had ended");
+    assert_eq!(figure("queries"), 1, "which still runs");
 }

@@ -1,54 +1,15 @@
 //! `"result":"fd"`: a result as sealed memory with an Arrow stream, passed on with the answer.
 
 use std::fs::File;
-use std::io::{IoSliceMut, Read as _, Seek as _, SeekFrom, Write as _};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
 use rustix::fs::SealFlags;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use serde_json::{Value, json};
 
 use super::start;
-use crate::harness::{Config, Conn, python};
-
-/// Answers with descriptors, read one byte-stream piece at a time.
-struct Receiver<'c> {
-    conn: &'c mut Conn,
-    bytes: Vec<u8>,
-    memory: Vec<OwnedFd>,
-}
-
-impl<'c> Receiver<'c> {
-    fn new(conn: &'c mut Conn) -> Self {
-        Self { conn, bytes: Vec::new(), memory: Vec::new() }
-    }
-
-    /// The next answer; the descriptors that came so far are in `memory`, in their order.
-    fn answer(&mut self) -> Value {
-        loop {
-            if let Some(end) = self.bytes.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.bytes.drain(..=end).collect();
-                return serde_json::from_slice(&line).expect("one line of JSON");
-            }
-            let mut chunk = [0; 4096];
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-            let mut control = RecvAncillaryBuffer::new(&mut space);
-            let mut slices = [IoSliceMut::new(&mut chunk)];
-            let stream = self.conn.stream();
-            let received = rustix::net::recvmsg(stream, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC);
-            let count = received.expect("an answer in time").bytes;
-            assert_ne!(count, 0, "the daemon closed the connection");
-            for message in control.drain() {
-                if let RecvAncillaryMessage::ScmRights(fds) = message {
-                    self.memory.extend(fds);
-                }
-            }
-            self.bytes.extend_from_slice(&chunk[..count]);
-        }
-    }
-}
+use crate::harness::{Config, Conn, Receiver, python};
 
 fn ask(sql: &str) -> Value {
     json!({"op": "query", "storage": "jobs", "sql": sql, "result": "fd"})

@@ -68,7 +68,7 @@ pub(super) fn of_flush(error: &FlushError) -> WireError {
     let code = match error {
         FlushError::NoRoom { .. } | FlushError::Wal(WalError::Full(_)) => ErrorCode::DiskFull,
         FlushError::Wal(_) => ErrorCode::ReadOnly,
-        FlushError::Duck(_) | FlushError::Directory(_) | FlushError::Thread(_) => {
+        FlushError::Duck(_) | FlushError::Astray(_) | FlushError::Directory(_) | FlushError::Thread(_) => {
             return internal("the flush", error);
         }
     };

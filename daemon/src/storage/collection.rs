@@ -8,6 +8,7 @@ use fastpersist_protocol::time::Date;
 use super::partition::{Layout, OpenError, Partition, Shared};
 use crate::config::StorageConfig;
 use crate::duck::Files;
+use crate::latch::Latch;
 use crate::stats::StorageStats;
 use crate::wal::Place;
 use crate::wal::recover::RecoverError;
@@ -34,7 +35,7 @@ impl Collection {
             Arc::clone(config),
             Arc::clone(shared),
             Arc::clone(stats),
-            Arc::default(),
+            Arc::new(Latch::of(config.base_dir.clone())),
         )?;
         Ok(Self { partition })
     }

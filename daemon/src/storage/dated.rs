@@ -25,7 +25,7 @@ use crate::config::StorageConfig;
 use crate::disk;
 use crate::duck::Files;
 use crate::duck::query::{Borrowed, Running};
-use crate::latch::Latch;
+use crate::latch::{Astray, Latch};
 use crate::stats::StorageStats;
 use crate::wal::recover::RecoverError;
 use crate::wal::{Place, horizon, segment};
@@ -93,7 +93,7 @@ impl Dated {
             open: Mutex::default(),
             between: Arc::default(),
             feeds: Mutex::default(),
-            latch: Arc::default(),
+            latch: Arc::new(Latch::of(config.base_dir.clone())),
         };
         let io_error = |source| {
             let file = config.base_dir.display().to_string();
@@ -185,6 +185,7 @@ impl Dated {
     /// # Errors
     /// When a directory cannot be listed or a file cannot be removed.
     pub fn remove_old_segments(&self) -> io::Result<u64> {
+        self.latch.look_at_directory()?;
         let mut removed = 0;
         for name in self.shared.disk.list(&self.config.base_dir)? {
             let Some(date) = Date::parse(&name) else { continue };
@@ -244,6 +245,7 @@ impl Dated {
             let file = self.directory(date).display().to_string();
             OpenError::Wal(RecoverError::Io { file, source })
         };
+        self.latch.look_at_directory().map_err(|astray| io_error(astray.into()))?;
         let settled_seq = self.forget_settled(date).map_err(io_error)?;
         let opened = Partition::open(
             Layout { feed: self.feed(date), ..layout(&self.config, date, settled_seq) },
@@ -300,11 +302,20 @@ impl Dated {
             partition.touch();
             return Ok(Some(partition));
         }
-        // A directory that cannot be listed is treated as one that may have data: opening it will tell.
-        if !self.has_data(date).unwrap_or(true) {
+        // A directory that cannot be listed, or is not there any more, is treated as one that may have data: opening
+        // it will tell.
+        if self.latch.look_at_directory().is_ok() && !self.has_data(date).unwrap_or(true) {
             return Ok(None);
         }
         self.partition(date).await.map(Some)
+    }
+
+    /// Whether the storage's directory is in place.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub(super) fn look_at_directory(&self) -> Result<(), Astray> {
+        self.latch.look_at_directory()
     }
 
     /// Why the storage takes no writes; `None` while it does.
@@ -425,6 +436,7 @@ impl Dated {
     /// # Errors
     /// When a directory cannot be listed.
     pub fn dates(&self) -> io::Result<Vec<Date>> {
+        self.latch.look_at_directory()?;
         let mut dates = Vec::new();
         for name in self.shared.disk.list(&self.config.base_dir)? {
             let Some(date) = Date::parse(&name) else { continue };

@@ -39,8 +39,10 @@ impl Storage {
         }
         if config.backup {
             self.note_newest_backup();
-            let newest = self.stats.verified_backup().map(|backup| backup.at);
-            let missed = self.backup_rule().previous(self.shared.clock.now()) > newest;
+            let now = self.shared.clock.now();
+            // One from the future was taken while the clock was wrong, and says nothing about now.
+            let newest = self.stats.verified_backup().map(|backup| backup.at).filter(|at| *at <= now);
+            let missed = self.backup_rule().previous(now) > newest;
             self.start(Duty::Backup, self.backup_rule(), missed.then_some(MISSED_PAUSE));
         }
     }

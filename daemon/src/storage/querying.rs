@@ -161,6 +161,38 @@ pub struct Asker {
     pub is_gone: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
+impl Asker {
+    /// Why nobody is served any more by an answer.
+    fn wants_no_more(&self) -> Option<Cancelled> {
+        if *self.stopping.borrow() {
+            Some(Cancelled::Stopping)
+        } else {
+            (self.is_gone)().then_some(Cancelled::Unwanted)
+        }
+    }
+
+    /// Waits for something before the query can begin, as long as there is somebody to wait for it: who is gone must not
+    /// keep its connection and its turn.
+    async fn while_waiting<T>(
+        &self,
+        work: impl Future<Output = Result<T, QueryError>>,
+    ) -> Result<T, QueryError> {
+        let unwanted = async {
+            loop {
+                tokio::time::sleep(LOOK_INTERVAL).await;
+                if let Some(why) = self.wants_no_more() {
+                    return why;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            done = work => done,
+            why = unwanted => Err(RunError::Cancelled(why).into()),
+        }
+    }
+}
+
 impl fmt::Debug for Asker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Asker").field("uid", &self.uid).finish_non_exhaustive()
@@ -219,7 +251,7 @@ impl Storage {
         let limits = &queries.limits;
         let timeout = asked.timeout.map_or(limits.query_timeout, |asked| asked.min(limits.query_timeout));
         let deadline = Instant::now() + timeout;
-        let place = queries.places.take(client.uid, deadline).await?;
+        let place = client.while_waiting(queries.places.take(client.uid, deadline)).await?;
         let checked = self.check(queries, asked.sql.clone()).await?;
         let (form, most) = if asked.hand_over {
             (Form::Arrow(Arc::clone(&queries.handovers)), usize::MAX)
@@ -236,7 +268,7 @@ impl Storage {
             let prepared = tokio::select! {
                 biased;
                 why = running.ended() => Err(RunError::Cancelled(why).into()),
-                prepared = self.prepare(queries, &asked, &running, deadline) => prepared,
+                prepared = watch.client.while_waiting(self.prepare(queries, &asked, &running, deadline)) => prepared,
             };
             let (result, left) = match prepared {
                 Ok((sources, permits)) => {
@@ -392,17 +424,15 @@ impl Watch {
     }
 
     fn must_end(&self) -> Option<Cancelled> {
-        if *self.client.stopping.borrow() {
-            Some(Cancelled::Stopping)
-        } else if (self.client.is_gone)() {
-            Some(Cancelled::Unwanted)
-        } else if Instant::now() >= self.deadline {
-            Some(Cancelled::Timeout)
-        } else if resident_bytes() > self.max_resident_bytes {
-            Some(Cancelled::Memory)
-        } else {
-            None
-        }
+        self.client.wants_no_more().or_else(|| {
+            if Instant::now() >= self.deadline {
+                Some(Cancelled::Timeout)
+            } else if resident_bytes() > self.max_resident_bytes {
+                Some(Cancelled::Memory)
+            } else {
+                None
+            }
+        })
     }
 }
 

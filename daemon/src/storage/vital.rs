@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::{Kind, Storage};
+use crate::latch::Astray;
 
 /// Why a storage cannot commit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +35,17 @@ impl Storage {
         match &self.kind {
             Kind::Dated(dated) => dated.read_only_reason().map(str::to_owned),
             Kind::Collection(collection) => collection.partition().read_only_reason().map(str::to_owned),
+        }
+    }
+
+    /// Whether the storage's directory is in place.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub(super) fn look_at_directory(&self) -> Result<(), Astray> {
+        match &self.kind {
+            Kind::Dated(dated) => dated.look_at_directory(),
+            Kind::Collection(collection) => collection.partition().look_at_directory(),
         }
     }
 

@@ -53,12 +53,17 @@ pub fn record_in(noted: &[u8]) -> Option<u64> {
 /// `unneeded_seq` is the last record that DuckDB has in its database file, not only in its own log; where the
 /// log waits for backups, the last one that a verified backup has too, if that is older. `retain` is how long a segment stays although it is not needed; the wall clock decides about that
 /// alone, because a segment's age must survive restarts.
+///
+/// A clock that was ahead for a while labels segments with times that are still to come. Such a one counts as sealed
+/// when the next one behind it was: else it would keep all that follows until that time.
 pub fn removable(segments: &[Sealed], unneeded_seq: u64, retain: Duration, now: SystemTime) -> usize {
-    segments
-        .iter()
-        .take_while(|segment| segment.last_seq <= unneeded_seq)
-        .take_while(|segment| now.duration_since(segment.sealed_at).is_ok_and(|age| age >= retain))
-        .count()
+    let known = |segment: &Sealed| (segment.sealed_at <= now).then_some(segment.sealed_at);
+    let is_old = |index: usize| {
+        let sealed_at = segments[index..].iter().find_map(known).unwrap_or(now);
+        now.duration_since(sealed_at).is_ok_and(|age| age >= retain)
+    };
+    let needless = segments.iter().take_while(|segment| segment.last_seq <= unneeded_seq).count();
+    (0..needless).take_while(|index| is_old(*index)).count()
 }
 
 #[cfg(test)]
@@ -107,6 +112,21 @@ mod tests {
     fn a_clock_that_jumped_back_removes_nothing() {
         let now = SystemTime::now();
         let segments = [sealed(10, 0, now)];
-        assert_eq!(removable(&segments, 10, Duration::ZERO, now - Duration::from_secs(86_400)), 0);
+        assert_eq!(removable(&segments, 10, Duration::from_secs(1), now - Duration::from_secs(86_400)), 0);
+    }
+
+    /// With the clock ten years ahead for a while, the log went on growing for ten years when it was right again.
+    #[test]
+    fn segments_from_a_clock_that_was_ahead_go_with_those_behind_them() {
+        const YEARS: Duration = Duration::from_secs(10 * 365 * 86_400);
+        let (now, ahead) = (SystemTime::now(), SystemTime::now() + YEARS);
+        let segments =
+            [sealed(10, 100, now), sealed(20, 0, ahead), sealed(30, 50, now), sealed(40, 0, ahead)];
+        for (unneeded, retain, expected) in
+            [(40, 0, 4), (40, 1, 3), (40, 50, 3), (40, 51, 1), (25, 50, 2), (9, 0, 0), (40, 101, 0)]
+        {
+            let gone = removable(&segments, unneeded, Duration::from_secs(retain), now);
+            assert_eq!(gone, expected, "unneeded {unneeded}, retain {retain}");
+        }
     }
 }

@@ -167,8 +167,10 @@ impl Wal {
     pub fn append(&mut self, lines: &[u8], last_seq: u64, records: u64, today: Date) -> Result<(), WalError> {
         self.check_latch()?;
         if self.must_roll(today) {
+            self.latch.look_at_directory().map_err(|astray| WalError::Unavailable(astray.into()))?;
             self.roll(today)?;
         }
+        self.latch.check_directory().map_err(|astray| WalError::Unavailable(astray.into()))?;
         let Some(active) = &mut self.active else {
             return Err(WalError::Failed(io::Error::other("no active segment")));
         };
@@ -360,6 +362,10 @@ impl Wal {
 
     /// How many sealed segments [`remove_old`](Self::remove_old) would remove.
     pub fn count_removable(&mut self, unneeded_seq: u64, retain: Duration) -> usize {
+        if self.latch.check_directory().is_err() {
+            // It would be noted where the log is not.
+            return 0;
+        }
         let now = self.clock.system_time();
         horizon::removable(self.sealed.make_contiguous(), unneeded_seq, retain, now)
     }

@@ -65,7 +65,7 @@ impl Storage {
         let message = match manifest::newest_verified(disk, base) {
             Err(error) => error.to_string(),
             Ok(Some(newest))
-                if newest.manifest.seq >= last_seq || !is_old(newest.manifest.created_at, now) =>
+                if newest.manifest.seq >= last_seq || is_new(newest.manifest.created_at, now) =>
             {
                 return;
             }
@@ -103,7 +103,7 @@ impl Storage {
         let message = match found {
             Err(error) => error.to_string(),
             Ok(Some(found)) if last_seq.is_none_or(|last_seq| found.manifest.seq >= last_seq) => return,
-            Ok(Some(found)) if !is_old(found.manifest.created_at, now) => return,
+            Ok(Some(found)) if is_new(found.manifest.created_at, now) => return,
             Ok(Some(_)) => "the date was written after its backup".to_owned(),
             Ok(None) => "the date has no backup".to_owned(),
         };
@@ -137,4 +137,30 @@ fn midnight(date: Date, now: Timestamp) -> Timestamp {
 
 fn is_old(moment: Timestamp, now: Timestamp) -> bool {
     now.as_micros() - moment.as_micros() > MAX_AGE_DAYS * DAY_MICROS
+}
+
+/// Whether a backup was taken lately. One that was taken in the future was taken while the clock was wrong: nobody
+/// knows when, and it would pass for a new one until then.
+fn is_new(taken: Timestamp, now: Timestamp) -> bool {
+    !is_old(taken, now) && taken.as_micros() - now.as_micros() <= DAY_MICROS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_from_the_future_is_no_new_one() {
+        let time = |text| Timestamp::parse(text).expect("a time");
+        let now = time("2025-01-15T12:00:00Z");
+        for (taken, expected) in [
+            ("2025-01-15T12:00:00Z", true),
+            ("2025-01-13T12:00:00Z", true),
+            ("2025-01-13T11:59:59Z", false),
+            ("2025-01-16T11:00:00Z", true),
+            ("2035-01-15T12:00:00Z", false),
+        ] {
+            assert_eq!(is_new(time(taken), now), expected, "{taken}");
+        }
+    }
 }

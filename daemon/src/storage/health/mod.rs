@@ -121,6 +121,9 @@ impl Storage {
             let message = format!("the storage takes no writes: {reason}; restart the daemon");
             report.add(None, ProblemKind::ReadOnly, message);
         }
+        if let Err(astray) = self.look_at_directory() {
+            report.add(None, ProblemKind::FileMissing, astray.to_string());
+        }
         self.look_at_jobs(jobs, &mut report);
         if deep
             && self.config.backup

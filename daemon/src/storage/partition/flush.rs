@@ -11,6 +11,7 @@ use super::Partition;
 use crate::disk::{self, Disk};
 use crate::duck::query;
 use crate::duck::{DuckError, Files, FlushBatch, FlushRow, FlushRows, FlushWrite, Present, Store};
+use crate::latch::Astray;
 use crate::memory;
 use crate::storage::memtable::{DirtyRow, EVICTED_AT_ONCE, PendingWrite, Replaces, Taking, Unflushed};
 use crate::storage::producers::Change;
@@ -42,6 +43,9 @@ pub enum FlushError {
     /// The log could not be synced, so what is in memory must not go to DuckDB.
     #[error(transparent)]
     Wal(#[from] WalError),
+    /// The storage's directory is not in place.
+    #[error(transparent)]
+    Astray(#[from] Astray),
     /// The database's directory cannot be made, or not be made durable.
     #[error("the database's directory cannot be made durable: {0}")]
     Directory(std::io::Error),
@@ -235,6 +239,8 @@ impl Partition {
         if unflushed.is_empty() && through_seq <= self.watermarks.flushed() {
             return Ok(0);
         }
+        // DuckDB makes and removes files by their names, and does not get over missing them.
+        self.look_at_directory()?;
         self.sync_wal()?;
         self.check_room()?;
         let store = self.open_store()?;

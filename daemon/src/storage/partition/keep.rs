@@ -136,7 +136,7 @@ impl Work for Sealing {
     fn run(&self) -> Running<'_> {
         Box::pin(async {
             let partition = self.0.upgrade()?;
-            if partition.read_only_reason().is_some() {
+            if partition.look_at_directory().is_err() || partition.read_only_reason().is_some() {
                 return Some(Ok(0));
             }
             let seal = |partition: &Partition| {

@@ -48,7 +48,7 @@ use crate::clock::Clock;
 use crate::config::{Limits, StorageConfig};
 use crate::disk::Disk;
 use crate::duck::{DuckError, Engine, Files, Inspector, Reader, Store};
-use crate::latch::Latch;
+use crate::latch::{Astray, Latch};
 use crate::schedule::{self, Scheduler};
 use crate::stats::StorageStats;
 use crate::underway::Underway;
@@ -156,6 +156,14 @@ impl Partition {
     /// Why the partition takes no writes; `None` while it does.
     pub fn read_only_reason(&self) -> Option<&str> {
         self.latch.reason()
+    }
+
+    /// Whether the storage's directory is in place.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub(in crate::storage) fn look_at_directory(&self) -> Result<(), Astray> {
+        self.latch.look_at_directory()
     }
 
     /// For how long the commit or the sync that is under way has been so; `None` while there is none.
