@@ -342,3 +342,6 @@ impl Drop for InlineSlot<'_> {
         self.0.free.fetch_add(1, Ordering::AcqRel);
     }
 }
+
+#[cfg(test)]
+mod tests;

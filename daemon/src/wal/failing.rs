@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
+
 use crate::disk::{Disk, DiskFile, RealDisk};
 use crate::planted::Bug;
 
@@ -13,6 +15,15 @@ use crate::planted::Bug;
 pub(super) struct Failures {
     pub(super) syncs: AtomicUsize,
     pub(super) creates_full: AtomicUsize,
+    pub(super) creates: AtomicUsize,
+    pub(super) removes: AtomicUsize,
+    /// Half is written before it fails.
+    pub(super) writes: AtomicUsize,
+    pub(super) truncates: AtomicUsize,
+    pub(super) preallocates_full: AtomicUsize,
+    pub(super) preallocates_unsupported: AtomicUsize,
+    /// No space is had as long as a test holds this.
+    pub(super) no_space_yet: Mutex<()>,
 }
 
 /// The real disk, but the next operations fail as often as is asked for.
@@ -33,11 +44,16 @@ fn is_due(failures: &AtomicUsize) -> bool {
     failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
 }
 
+fn fail_if_due(failures: &AtomicUsize) -> io::Result<()> {
+    if is_due(failures) { Err(io::Error::other("a failure that was asked for")) } else { Ok(()) }
+}
+
 impl Disk for FailingDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         if is_due(&self.failures.creates_full) {
             return Err(io::ErrorKind::StorageFull.into());
         }
+        fail_if_due(&self.failures.creates)?;
         let file = RealDisk.create(path)?;
         Ok(Box::new(FailingFile { file, failures: Arc::clone(&self.failures) }))
     }
@@ -57,6 +73,7 @@ impl Disk for FailingDisk {
         RealDisk.rename(from, to)
     }
     fn remove(&self, path: &Path) -> io::Result<()> {
+        fail_if_due(&self.failures.removes)?;
         RealDisk.remove(path)
     }
     fn create_dir(&self, path: &Path) -> io::Result<()> {
@@ -81,15 +98,28 @@ impl Disk for FailingDisk {
 
 impl DiskFile for FailingFile {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if is_due(&self.failures.writes) {
+            self.file.write_at(offset, &bytes[..bytes.len() / 2])?;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.file.write_at(offset, bytes)
     }
     fn sync(&mut self) -> io::Result<()> {
-        if is_due(&self.failures.syncs) { Err(io::Error::other("a failed sync")) } else { self.file.sync() }
+        fail_if_due(&self.failures.syncs)?;
+        self.file.sync()
     }
     fn preallocate(&mut self, length: u64) -> io::Result<()> {
+        drop(self.failures.no_space_yet.lock());
+        if is_due(&self.failures.preallocates_full) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        if is_due(&self.failures.preallocates_unsupported) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         self.file.preallocate(length)
     }
     fn truncate(&mut self, length: u64) -> io::Result<()> {
+        fail_if_due(&self.failures.truncates)?;
         self.file.truncate(length)
     }
 }

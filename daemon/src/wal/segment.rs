@@ -346,16 +346,4 @@ pub enum AppendError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_and_numbers_are_inverse() {
-        for number in [1, 999_999, 1_000_000] {
-            assert_eq!(number_of(&file_name(number)), Some(number));
-        }
-        for other in ["wal_1.jsonl", "wal_000001.jsonl.tmp", "torn-wal_000001.jsonl", "wal_00000x.jsonl"] {
-            assert_eq!(number_of(other), None, "{other}");
-        }
-    }
-}
+mod tests;

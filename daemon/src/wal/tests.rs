@@ -1,5 +1,7 @@
 //! The log on a disk that fails when it is told to.
 
+mod rolling;
+
 use std::sync::atomic::Ordering;
 
 use super::failing::FailingDisk;

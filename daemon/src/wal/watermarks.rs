@@ -59,3 +59,49 @@ impl Watermarks {
         assert!(before <= seq, "flushed moved back from {before} to {seq}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_follows_the_one_before_it() {
+        let marks = Watermarks::new(7, 5);
+        assert_eq!((marks.appended(), marks.durable(), marks.flushed()), (7, 7, 5));
+        marks.advance_appended(9);
+        assert_eq!((marks.appended(), marks.durable(), marks.flushed()), (9, 7, 5));
+        marks.advance_durable();
+        marks.advance_flushed(8);
+        assert_eq!((marks.appended(), marks.durable(), marks.flushed()), (9, 9, 8));
+        // To stay is no step back.
+        marks.advance_appended(9);
+        marks.advance_durable();
+        marks.advance_flushed(8);
+    }
+
+    #[test]
+    #[should_panic(expected = "appended moved back from 7 to 6")]
+    fn appended_never_moves_back() {
+        Watermarks::new(7, 5).advance_appended(6);
+    }
+
+    #[test]
+    #[should_panic(expected = "flushed moved back from 5 to 4")]
+    fn flushed_never_moves_back() {
+        Watermarks::new(7, 5).advance_flushed(4);
+    }
+
+    #[test]
+    #[should_panic(expected = "flushed 8 would pass durable 7")]
+    fn what_is_not_durable_is_not_flushed() {
+        let marks = Watermarks::new(7, 5);
+        marks.advance_appended(8);
+        marks.advance_flushed(8);
+    }
+
+    #[test]
+    #[should_panic(expected = "ahead of the log's end")]
+    fn the_database_has_no_more_than_the_log() {
+        Watermarks::new(7, 8);
+    }
+}
