@@ -7,7 +7,7 @@
 #![allow(clippy::doc_markdown)]
 
 #[path = "../harness/mod.rs"]
-#[allow(dead_code, reason = "shared with the other tests")]
+#[allow(dead_code, unused_imports, reason = "shared with the other tests")]
 mod harness;
 mod runs;
 
