@@ -86,7 +86,8 @@ fn made() -> BTreeMap<String, Vec<u8>> {
     for request in requests() {
         let parsed = parse(request.as_bytes(), ParseLimits::default());
         let op = parsed.request.map_or("refused", |request| request.op.name());
-        let number = (1..).find(|n| !files.contains_key(&format!("ok-{op}-{n}"))).expect("a free number");
+        let number =
+            (1..=MOST_FILES).find(|n| !files.contains_key(&format!("ok-{op}-{n}"))).expect("a free number");
         files.insert(format!("ok-{op}-{number}"), format!("{request}\n").into_bytes());
     }
     for (name, bytes) in TROUBLES {

@@ -19,27 +19,28 @@ use serde_json::{Value, json};
 
 use super::ground::{DAY, line_of};
 use crate::{
-    harness::{Config, Conn, Daemon, PATIENCE, Random, Site, wait_for},
-    runs::Tally,
+    harness::{Config, Conn, Daemon, PATIENCE, Random, Site, joined, wait_for},
+    runs::{Tally, is_long},
 };
 
 const CROWD: usize = 256;
 const GOOD: usize = 3;
 /// The good ones, and the one that looks after the whole.
 const CONNECTIONS: usize = CROWD + GOOD + 1;
-/// One crowd after the other: what the first one leaves may be buffers, what the second one adds is a leak.
-const CROWDS: u64 = 2;
+/// One crowd after the other, in a long run more of them: what the first one leaves may be buffers, what each of the
+/// others adds is a leak.
+const CROWDS: (u64, u64) = (2, 6);
 /// How long each goes on once all of them are there.
 const DURATION: Duration = Duration::from_secs(5);
 /// For one write and one read beside all that, on a loaded machine with two cores.
 const GOOD_WAITS: Duration = Duration::from_secs(10);
 /// What the first crowd may leave: DuckDB's buffers, log segments, what the allocator has not given back.
 const MEMORY_STAYS: u64 = 256 << 20;
-/// What the second one may add to that.
-const MEMORY_GROWS: u64 = 48 << 20;
+/// What the second one may add to that: with each thread the allocator keeps some megabytes more.
+const MEMORY_GROWS: u64 = 128 << 20;
 const DESCRIPTORS_STAY: usize = 12;
 /// A thread for each subscriber was a gigabyte for all of them, which the allocator kept.
-const THREADS: usize = 32;
+const THREADS: usize = 40;
 const BIG_BYTES: usize = 20_000;
 
 /// What is wrong with a client.
@@ -167,10 +168,7 @@ fn misbehave(vice: Vice, mut conn: Conn, random: &mut Random, scene: &Scene<'_>)
             assert_eq!(conn.next(), None, "and then its connection ends");
             None
         }
-        Vice::Floods => {
-            let lines: String = (0..200).map(|id| format!("{}\n", get_big(id))).collect();
-            push(&mut conn, lines.as_bytes()).then_some(conn)
-        }
+        Vice::Floods => push(&mut conn, &joined((0..200).map(get_big)).0).then_some(conn),
         Vice::Flickers => None,
         Vice::SubscribesBlindly => {
             conn.send(json!({"op": "subscribe", "id": 1, "storage": "jobs", "date": DAY, "from_seq": 1}));
@@ -358,7 +356,8 @@ fn a_crowd_of_bad_clients_costs_the_good_ones_nothing() {
     daemon.connect().ok(line_of(BIG_BYTES, "big"));
     let mut most_memory = daemon.resident_bytes() + MEMORY_STAYS;
     let mut written = vec![0; GOOD];
-    for crowd in 0..CROWDS {
+    let crowds = if is_long() { CROWDS.1 } else { CROWDS.0 };
+    for crowd in 0..crowds {
         let Aftermath { served, turns, memory, wrong } = one_crowd(&daemon, seed + crowd, most_memory);
         most_memory = memory + MEMORY_GROWS;
         written = served.iter().map(|served| served.written).collect();

@@ -9,9 +9,11 @@ mod talking;
 
 use crate::runs::Tally;
 
+type Case = fn() -> u64;
+
 /// A limit by its name in `[limits]`. At it everything works, one past it the documented answer comes; how often it
 /// was passed is the result.
-const CASES: [(&str, fn() -> u64); 26] = [
+const CASES: [(&str, Case); 26] = [
     ("max_line_bytes", talking::line_bytes),
     ("max_json_depth", talking::json_depth),
     ("max_connections", talking::connections),

@@ -103,14 +103,14 @@ impl Model {
 
     /// A read of one key.
     pub(super) fn get(&self, id: u64, key: &str) -> (String, Expected) {
-        let date = &self.date;
+        let day = &self.date;
         let line =
-            format!(r#"{{"op":"get_key_process","id":{id},"storage":"jobs","date":"{date}","key":"{key}"}}"#);
+            format!(r#"{{"op":"get_key_process","id":{id},"storage":"jobs","date":"{day}","key":"{key}"}}"#);
         let Some((data, seq)) = self.records.get(key) else {
             return (line, exact(id, r#""record":null"#));
         };
         let before = format!(
-            r#"{{"id":{id},"ok":true,"record":{{"date":"{date}","key":"{key}","process_name":null,"data":{data},"timestamp":"{STAMP}","status":null,"status_int":null,"username":null,"updated_at":""#
+            r#"{{"id":{id},"ok":true,"record":{{"date":"{day}","key":"{key}","process_name":null,"data":{data},"timestamp":"{STAMP}","status":null,"status_int":null,"username":null,"updated_at":""#
         );
         (line, Expected::Around(before, format!(r#"","seq":{seq}}}}}"#)))
     }

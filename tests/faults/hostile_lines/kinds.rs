@@ -45,7 +45,7 @@ fn store(more: &str) -> String {
 
 /// One store of many, with something wrong behind it.
 fn one_store(random: &mut Random, code: &'static str, more: &[&str]) -> Bad {
-    line(code, store(&random.pick(more)))
+    line(code, store(random.pick::<&str>(more)))
 }
 
 /// Bytes that are no text, in no more lines than one.

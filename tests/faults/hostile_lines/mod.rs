@@ -290,15 +290,15 @@ fn every_bad_line_is_refused_and_costs_nobody_anything() {
         found: parking::Found::default(),
     };
     let over = AtomicBool::new(false);
-    let (models, seen) = thread::scope(|scope| {
-        let bystander = scope.spawn(|| stand_by(&daemon, &over));
+    let (models, bystander) = thread::scope(|scope| {
+        let standing = scope.spawn(|| stand_by(&daemon, &over));
         let shared = &shared;
         let hostile: Vec<_> =
             (0..CONNECTIONS).map(|number| scope.spawn(move || be_hostile(shared, number, seed))).collect();
         let models: Vec<_> = hostile.into_iter().map(thread::ScopedJoinHandle::join).collect();
         over.store(true, Ordering::Relaxed);
         let models: Vec<_> = models.into_iter().map(|model| model.expect("a hostile connection")).collect();
-        (models, bystander.join().expect("the bystander"))
+        (models, standing.join().expect("the bystander"))
     });
     tally.runs = lines;
     tally.injected = shared.sent.load(Ordering::Relaxed);
@@ -307,22 +307,24 @@ fn every_bad_line_is_refused_and_costs_nobody_anything() {
     println!(
         "hostile_lines: seed {seed}, {} kinds, bystander stored {} and waited {:?} at most, memory grew by {} MiB",
         KINDS.len() + 1,
-        seen.stored,
-        seen.longest,
-        seen.grown >> 20
+        bystander.stored,
+        bystander.longest,
+        bystander.grown >> 20
     );
-    if seen.longest > BYSTANDER_WAITS || seen.stored == 0 {
-        tally.wrong.push(format!("the bystander stored {} and waited {:?}", seen.stored, seen.longest));
+    if bystander.longest > BYSTANDER_WAITS || bystander.stored == 0 {
+        tally
+            .wrong
+            .push(format!("the bystander stored {} and waited {:?}", bystander.stored, bystander.longest));
     }
-    if seen.grown > MEMORY_GROWS {
-        tally.wrong.push(format!("memory grew by {} bytes", seen.grown));
+    if bystander.grown > MEMORY_GROWS {
+        tally.wrong.push(format!("memory grew by {} bytes", bystander.grown));
     }
     if tally.wrong.is_empty() {
-        tally.lost.extend(check_stored(&mut daemon.connect(), &models, seen.stored, "at the end"));
+        tally.lost.extend(check_stored(&mut daemon.connect(), &models, bystander.stored, "at the end"));
         daemon.stop();
         tally.lost.extend(check_files(&site, &models));
         let daemon = site.start();
-        tally.lost.extend(check_stored(&mut daemon.connect(), &models, seen.stored, "after a restart"));
+        tally.lost.extend(check_stored(&mut daemon.connect(), &models, bystander.stored, "after a restart"));
     }
     tally.end();
 }
