@@ -7,11 +7,12 @@
 #![allow(clippy::doc_markdown)]
 
 #[path = "../harness/mod.rs"]
-#[allow(dead_code, reason = "shared with the other tests")]
+#[allow(dead_code, unused_imports, reason = "shared with the other tests")]
 mod harness;
 mod runs;
 
 mod clocks;
+mod directories;
 mod kill_loop;
 mod races;
 mod soak;
