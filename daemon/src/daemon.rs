@@ -20,6 +20,7 @@ use crate::disk::{self, RealDisk};
 use crate::duck::{DuckError, Engine, EngineSettings};
 use crate::locks::{LockTable, TokenError};
 use crate::logging::Logging;
+use crate::memory;
 use crate::metrics::{Endpoint, ListenError};
 use crate::schedule::Scheduler;
 use crate::server::access::AccessTable;
@@ -145,6 +146,7 @@ pub fn run(
     on_ready(socket.name());
     notifier.ready(&systemd::serving(&server));
     runtime.spawn(notifier.attend(Arc::clone(&server)));
+    runtime.spawn(memory::keep_giving_back(stopping.clone()));
     runtime.block_on(async {
         server.storages.iter().for_each(Storage::start_jobs);
         socket.serve(&server, stopping).await;
@@ -171,7 +173,12 @@ fn lock(storages: &[StorageConfig]) -> Result<Vec<DirLock>, DaemonError> {
             directory: directory.display().to_string(),
             source,
         })?;
+        let is_empty = std::fs::read_dir(directory).is_ok_and(|mut names| names.next().is_none());
         locks.push(DirLock::acquire(directory)?);
+        if is_empty {
+            // Right at the first start; else a file system may be missing that is mounted there.
+            tracing::info!(storage = %storage.name, directory = %directory.display(), "begins empty");
+        }
     }
     Ok(locks)
 }

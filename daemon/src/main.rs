@@ -9,7 +9,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use fastpersistd::config::{self, Overrides};
 use fastpersistd::logging::Logging;
 use fastpersistd::systemd::Notifier;
-use fastpersistd::{daemon, offline};
+use fastpersistd::{daemon, memory, offline};
 
 // Records are many small allocations that live long. Chosen by its reputation for that; it was not compared
 // with the system's allocator here.
@@ -59,6 +59,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    memory::keep_few_arenas();
     let arguments = Arguments::parse();
     if let Some(Command::GenerateDocs { directory }) = &arguments.command {
         return match generate::generate(&Arguments::command(), directory) {

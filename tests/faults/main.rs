@@ -13,6 +13,7 @@ mod runs;
 
 mod bad_clients;
 mod clocks;
+mod directories;
 mod history_check;
 mod hostile_lines;
 mod kill_at_calls;

@@ -108,7 +108,6 @@ fn settles(daemon: &Daemon, load: &Load, samples: &[Sample]) {
         let now = Sample::of(daemon);
         let dates =
             clients::stats(&mut conn)["storages"]["jobs"]["open_partitions"].as_u64().expect("a number");
-        println!("{dates} dates {} MiB {} fds {} threads", now.resident / MIB, now.descriptors, now.threads);
         (now.resident <= most && now.descriptors <= 30 + 8 * dates).then_some((now, dates))
     });
     let (now, dates) = settled;
@@ -166,6 +165,5 @@ fn under_full_load_everything_levels_off() {
         .map_or(0, |requests| requests.values().filter_map(serde_json::Value::as_u64).sum());
     tally.lost = lost;
     tally.wrong = load.take_wrong();
-    println!("{:#?}", tally.wrong);
     tally.end();
 }

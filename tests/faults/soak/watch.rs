@@ -53,13 +53,6 @@ pub(super) fn watch(
     while load.elapsed() < length && load.goes_on() {
         samples.push(Sample::of(daemon));
         let stats = conn.ok(json!({"op": "stats"}));
-        eprintln!(
-            "{:?} {} {} {:?}",
-            load.elapsed(),
-            stats["daemon"]["connections"],
-            stats["daemon"]["queries"],
-            samples.last().map(|s| (s.resident >> 20, s.descriptors))
-        );
         open_dates.push(stats["storages"]["jobs"]["open_partitions"].as_u64().expect("a number"));
         if samples.len() % 30 == 0 {
             disk = disk.max(disk_bytes(&site.path("")));
