@@ -26,12 +26,13 @@ const TEN_YEARS: i64 = 3652 * DAY;
 const JUMPS: [i64; 8] = [DAY, 0, -DAY, 0, TEN_YEARS, 0, -TEN_YEARS, 0];
 
 /// For what happens by itself: jobs look at both clocks every 30 seconds, and one that failed is tried again after ten.
-const BY_ITSELF: Duration = Duration::from_secs(120);
+const BY_ITSELF: Duration = Duration::from_secs(90);
 
 const OLD_DATE: &str = "2025-01-15";
 
 fn config() -> Config {
-    let lines = "duckdb_flush_interval_seconds = 1\nmax_wal_age_seconds = 1\nwal_retain_days = 0";
+    let lines = "duckdb_flush_interval_seconds = 1\nmax_wal_age_seconds = 1\nmax_wal_size = 65536\n\
+        wal_retain_days = 0";
     let timetable = "backup = true\nbackup_at = \"12:00\"\nexport_at = \"03:00\"\nhealth_check_at = \"04:00\"\n\
         retain_days = 2\nparquet_path = \"{dir}/parquet\"";
     Config::new().dated("jobs", lines).collection("settings", &format!("{lines}\n{timetable}"))
@@ -99,6 +100,13 @@ impl Ledger {
         );
         self.stored(OLD_DATE, key.clone(), n, &stored);
         self.settings(conn, &key, n);
+    }
+
+    /// Some segments of the log, sealed with the clock where it is. Whoever is killed then leaves them.
+    fn segments(&mut self, conn: &mut Conn) {
+        let pad = "x".repeat(1000);
+        let item = |n: u64| json!({"op": "store", "storage": "settings", "key": format!("pad{}", n % 10), "data": {"pad": pad}});
+        self.settings += conn.all_ok((0..500).map(item)).len() as u64;
     }
 
     fn stored(&mut self, date: &str, key: String, n: u64, answer: &Value) {
@@ -315,6 +323,7 @@ fn the_clock_jumps_while_none_runs() {
         for _ in 0..3 {
             ledger.step(&mut conn, ahead);
         }
+        ledger.segments(&mut conn);
         tally.runs += 1;
         tally.injected += 1;
     }

@@ -13,6 +13,9 @@ use super::{
 };
 use crate::harness::{Conn, Random, Receiver};
 
+/// What a backup, an export or a deep look may take at most.
+const KEEPING: Duration = Duration::from_secs(600);
+
 /// A request of the good client: when, and how long it took.
 pub(super) type Latency = (Duration, Duration);
 
@@ -269,6 +272,8 @@ pub(super) fn visitor(load: &Load, mut random: Random) {
 pub(super) fn keeper(load: &Load, mut random: Random) {
     let _stops = StopsAll(load);
     let mut conn = load.connect();
+    // An hour of history takes a while to copy and to compare.
+    conn.stream().set_read_timeout(Some(KEEPING)).expect("set a bound");
     while load.goes_on() {
         let asked = match random.between(1, 20) {
             1..=6 => json!({"op": "flush"}),

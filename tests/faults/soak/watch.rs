@@ -68,18 +68,19 @@ pub(super) fn watch(
 
 /// Prints the table, and says what does not level off.
 pub(super) fn judge(samples: &[Sample], open_dates: &[u64], load: &Load) {
-    println!("{:12} {:>10} {:>14} {:>12} {:>10}", "", "peak", "middle median", "last median", "last p95");
+    println!("{:12} {:>10} {:>14} {:>12} {:>10}", "", "peak", "median", "later", "later p95");
+    let memory = level::memory(samples.len() as u64);
     let series = |part: fn(&Sample) -> u64| samples.iter().map(part).collect::<Vec<_>>();
     let rows = [
-        ("resident", series(|sample| sample.resident), level::MEMORY, 20),
-        ("anonymous", series(|sample| sample.anonymous), level::MEMORY, 20),
+        ("resident", series(|sample| sample.resident), memory, 20),
+        ("anonymous", series(|sample| sample.anonymous), memory, 20),
         ("descriptors", series(|sample| sample.descriptors), level::COUNT, 0),
         ("threads", series(|sample| sample.threads), level::COUNT, 0),
         ("open dates", open_dates.to_vec(), level::COUNT, 0),
     ];
     for (name, series, bounds, shift) in rows {
         match level::levels_off(name, &series, bounds) {
-            Ok(level::Thirds { peak, medians: [middle, last], high: [_, high] }) => {
+            Ok(level::Halves { peak, medians: [middle, last], high: [_, high] }) => {
                 let [peak, middle, last, high] = [peak, middle, last, high].map(|value| value >> shift);
                 let unit = if shift > 0 { "MiB" } else { "" };
                 println!("{name:12} {peak:>10} {middle:>14} {last:>12} {high:>10} {unit}");

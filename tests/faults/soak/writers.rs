@@ -12,7 +12,7 @@ const KEYS: u64 = 400;
 /// Of each writer in the collection: with their documents twice what its cache holds.
 const ITEMS: u64 = 4000;
 /// Writes to the collection in a second, of one writer: each stays in the history, and the disk has to hold an hour of them.
-const ITEMS_PER_SECOND: u64 = 150;
+const ITEMS_PER_SECOND: u64 = 100;
 /// Older dates that are written to again, so that they are opened again.
 const OLD_DAYS: u64 = 6;
 
