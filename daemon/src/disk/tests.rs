@@ -1,6 +1,9 @@
 //! The operations on real files.
 
+use std::sync::atomic::Ordering;
+
 use super::*;
+use crate::wal::failing::FailingDisk;
 
 const DISK: RealDisk = RealDisk;
 
@@ -95,7 +98,8 @@ fn a_file_is_written_whole_over_what_was_there_and_what_was_left() {
     assert_eq!(fs::read(&path).expect("read"), b"new");
     assert_eq!(DISK.list(dir.path()).expect("listed"), ["file"]);
     fs::create_dir(temporary_beside(&path)).expect("made");
-    assert!(write_durably(&DISK, &path, b"cannot").is_err());
+    let error = write_durably(&DISK, &path, b"cannot").expect_err("it cannot be written");
+    assert_ne!(error.kind(), io::ErrorKind::AlreadyExists, "it is told that the old one cannot be removed");
     assert_eq!(fs::read(&path).expect("read"), b"new", "it is as it was");
 }
 
@@ -110,7 +114,8 @@ fn what_is_published_anybody_may_read() {
     assert_eq!(mode_of(&path), 0o644);
     assert_eq!(DISK.list(dir.path()).expect("listed"), ["figures"]);
     fs::create_dir(temporary_beside(&path)).expect("made");
-    assert!(publish(&DISK, &path, b"3").is_err());
+    let error = publish(&DISK, &path, b"3").expect_err("it cannot be written");
+    assert_ne!(error.kind(), io::ErrorKind::AlreadyExists, "it is told that the old one cannot be removed");
 }
 
 #[test]
@@ -150,4 +155,16 @@ fn free_space_is_what_the_system_says() {
     // Others write meanwhile, but not most of it.
     let expected = stat.f_bavail * stat.f_frsize;
     assert!(free / 2 < expected && expected / 2 < free, "{free}, not about {expected}");
+}
+
+#[test]
+fn below_a_directory_that_may_not_be_read_what_is_there_is_taken_and_other_errors_are_told() {
+    let dir = dir();
+    let disk = FailingDisk::default();
+    disk.failures.dir_syncs_denied.store(1, Ordering::SeqCst);
+    create_dir_durably(&disk, dir.path()).expect("it is there, and not ours");
+    disk.failures.dir_syncs.store(1, Ordering::SeqCst);
+    create_dir_durably(&disk, dir.path()).expect_err("it may not be durable");
+    disk.failures.dir_syncs_denied.store(2, Ordering::SeqCst);
+    create_dir_durably(&disk, &dir.path().join("new")).expect_err("one that was just made must be durable");
 }

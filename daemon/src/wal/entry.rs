@@ -348,3 +348,6 @@ fn number(name: &str, raw: Option<Raw<'_>>) -> Result<u64, EntryError> {
 fn meaning(what: &str) -> EntryError {
     EntryError::Meaning(what.to_owned())
 }
+
+#[cfg(test)]
+mod tests;

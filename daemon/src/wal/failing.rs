@@ -1,4 +1,4 @@
-//! A disk for the tests of the log: the real one, but what a test asks for fails, and a bug may be planted.
+//! A disk for the tests of the log and of the seam: the real one, but what a test asks for fails, and a bug may be planted.
 
 use std::io;
 use std::path::Path;
@@ -12,25 +12,32 @@ use crate::planted::Bug;
 
 /// How many of the next operations fail, by kind.
 #[derive(Debug, Default)]
-pub(super) struct Failures {
-    pub(super) syncs: AtomicUsize,
-    pub(super) creates_full: AtomicUsize,
-    pub(super) creates: AtomicUsize,
-    pub(super) removes: AtomicUsize,
+pub(crate) struct Failures {
+    pub(crate) syncs: AtomicUsize,
+    pub(crate) creates_full: AtomicUsize,
+    pub(crate) creates: AtomicUsize,
+    pub(crate) removes: AtomicUsize,
     /// Half is written before it fails.
-    pub(super) writes: AtomicUsize,
-    pub(super) truncates: AtomicUsize,
-    pub(super) preallocates_full: AtomicUsize,
-    pub(super) preallocates_unsupported: AtomicUsize,
+    pub(crate) writes: AtomicUsize,
+    /// The same, and not for lack of room.
+    pub(crate) writes_broken: AtomicUsize,
+    pub(crate) truncates: AtomicUsize,
+    pub(crate) dir_syncs_denied: AtomicUsize,
+    pub(crate) dir_syncs: AtomicUsize,
+    pub(crate) reads: AtomicUsize,
+    pub(crate) preallocates_full: AtomicUsize,
+    pub(crate) preallocates_unsupported: AtomicUsize,
     /// No space is had as long as a test holds this.
-    pub(super) no_space_yet: Mutex<()>,
+    pub(crate) no_space_yet: Mutex<()>,
+    /// No sync returns as long as a test holds this.
+    pub(crate) no_sync_yet: Mutex<()>,
 }
 
 /// The real disk, but the next operations fail as often as is asked for.
 #[derive(Debug, Default)]
-pub(super) struct FailingDisk {
-    pub(super) failures: Arc<Failures>,
-    pub(super) bug: Option<Bug>,
+pub(crate) struct FailingDisk {
+    pub(crate) failures: Arc<Failures>,
+    pub(crate) bug: Option<Bug>,
 }
 
 #[derive(Debug)]
@@ -61,6 +68,7 @@ impl Disk for FailingDisk {
         RealDisk.open(path)
     }
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        fail_if_due(&self.failures.reads)?;
         RealDisk.read(path)
     }
     fn read_head(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
@@ -83,6 +91,10 @@ impl Disk for FailingDisk {
         RealDisk.remove_dir(path)
     }
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        if is_due(&self.failures.dir_syncs_denied) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        fail_if_due(&self.failures.dir_syncs)?;
         RealDisk.sync_dir(path)
     }
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
@@ -102,9 +114,11 @@ impl DiskFile for FailingFile {
             self.file.write_at(offset, &bytes[..bytes.len() / 2])?;
             return Err(io::ErrorKind::StorageFull.into());
         }
+        fail_if_due(&self.failures.writes_broken)?;
         self.file.write_at(offset, bytes)
     }
     fn sync(&mut self) -> io::Result<()> {
+        drop(self.failures.no_sync_yet.lock());
         fail_if_due(&self.failures.syncs)?;
         self.file.sync()
     }

@@ -307,6 +307,14 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_cannot_be_read_is_told_apart_from_damage() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut tail = Tail::open(dir.path()).expect("it can be opened");
+        let error = tail.read(Model::Dated, 1, 1).expect_err("a directory has no bytes");
+        assert!(matches!(error, FollowError::Io { .. }), "{error}");
+    }
+
+    #[test]
     fn half_a_line_behind_what_is_durable_is_not_looked_at() {
         let mut bytes = [line(1, "{}"), line(2, "{}")].concat();
         let whole = bytes.len();

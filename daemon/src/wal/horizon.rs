@@ -109,6 +109,18 @@ mod tests {
     }
 
     #[test]
+    fn a_note_that_cannot_be_read_is_told_and_one_never_goes_back() {
+        let dir = tempfile::TempDir::new().expect("a directory");
+        let disk = crate::disk::RealDisk;
+        note_removed(&disk, dir.path(), 7).expect("noted");
+        note_removed(&disk, dir.path(), 5).expect("it is noted already");
+        assert_eq!(removed_through(&disk, dir.path()).expect("noted"), 7);
+        std::fs::remove_file(dir.path().join(REMOVED_FILE)).expect("removed");
+        std::fs::create_dir(dir.path().join(REMOVED_FILE)).expect("made");
+        removed_through(&disk, dir.path()).expect_err("a directory is no note");
+    }
+
+    #[test]
     fn a_clock_that_jumped_back_removes_nothing() {
         let now = SystemTime::now();
         let segments = [sealed(10, 0, now)];

@@ -12,7 +12,7 @@ pub mod commit;
 pub(crate) mod corruption;
 pub mod entry;
 #[cfg(test)]
-mod failing;
+pub(crate) mod failing;
 pub mod follow;
 pub mod horizon;
 pub mod recover;

@@ -1,8 +1,11 @@
 //! The log on a disk that fails when it is told to.
 
 mod rolling;
+mod starts;
 
 use std::sync::atomic::Ordering;
+
+use fastpersist_protocol::time::Timestamp;
 
 use super::failing::FailingDisk;
 use super::*;

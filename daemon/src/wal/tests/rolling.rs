@@ -1,7 +1,5 @@
 //! When a segment is sealed, what the log says of its segments, and when they go.
 
-use fastpersist_protocol::time::Timestamp;
-
 use super::*;
 use crate::clock::simulated::SimulatedClock;
 use crate::wal::failing::Failures;
@@ -194,6 +192,34 @@ fn a_write_that_fails_in_part_closes_the_log_unless_the_disk_is_full() {
     assert!(matches!(bench.append_on(b"123456789\n", "2025-01-15"), Err(WalError::Failed(_))));
     assert!(bench.wal.latch.reason().is_some_and(|reason| reason.contains("a write to")));
     assert!(matches!(bench.append_on(b"123456789\n", "2025-01-15"), Err(WalError::Failed(_))));
+}
+
+#[test]
+fn a_write_that_fails_for_another_reason_is_final_though_it_was_taken_back() {
+    let mut bench = Bench::new(false, 1000);
+    bench.append();
+    bench.failures.writes_broken.store(1, Ordering::SeqCst);
+    assert!(matches!(bench.append_on(b"123456789\n", "2025-01-15"), Err(WalError::Failed(_))));
+    assert!(bench.wal.latch.reason().is_some_and(|reason| reason.contains("a write to")));
+}
+
+#[test]
+fn while_it_is_synced_that_shows() {
+    let mut bench = Bench::new(false, 1000);
+    bench.append();
+    let (mark, failures) = (bench.wal.syncing(), Arc::clone(&bench.failures));
+    assert_eq!(mark.elapsed(), None);
+    let held = failures.no_sync_yet.lock();
+    std::thread::scope(|scope| {
+        scope.spawn(|| bench.wal.sync().expect("synced"));
+        let begun = Instant::now();
+        while mark.elapsed().is_none() {
+            assert!(begun.elapsed() < Duration::from_secs(10), "the sync does not show");
+            std::thread::yield_now();
+        }
+        drop(held);
+    });
+    assert_eq!(mark.elapsed(), None);
 }
 
 #[test]

@@ -1,0 +1,170 @@
+//! What a start makes of segments that are long, flushed, empty or not readable, beyond what the instrument does.
+
+use super::*;
+use crate::wal::entry::Gap;
+use crate::wal::recover::{RecoverError, recover, segments};
+
+fn seqs(range: std::ops::RangeInclusive<u64>) -> Vec<u8> {
+    range.flat_map(line).collect()
+}
+
+/// A line of so many bytes at least.
+fn long_line(seq: u64, bytes: usize) -> Vec<u8> {
+    let text = "x".repeat(bytes);
+    let body =
+        format!(r#"{{"op":"store","key":"k","data":{{"text":"{text}"}},"updated_at":"2025-01-15T10:30:00Z""#);
+    let mut out = Vec::new();
+    entry::finish_line(body.as_bytes(), entry::hash_body(body.as_bytes()), seq, seq - 1, &mut out);
+    out
+}
+
+fn padded(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.resize(bytes.len() + 200_000, 0);
+    bytes
+}
+
+#[test]
+fn lines_longer_than_what_is_looked_at_tell_where_a_segment_begins_and_ends() {
+    let long = |seq| long_line(seq, 100_000);
+    for first in [[long(1), line(2)].concat(), [line(1), long(2)].concat(), padded(seqs(1..=2)), long(1)] {
+        let last = if first == long(1) { 1 } else { 2 };
+        let written = Written::new(&[(0, 1, &first), (0, 2, &seqs(last + 1..=5))]);
+        for flushed_seq in 0..=last {
+            let (found, recovered) = written.recover(flushed_seq);
+            assert_eq!(found, (flushed_seq + 1..=5).collect::<Vec<_>>());
+            assert_eq!(recovered.expect("it starts").last_seq, 5);
+        }
+        // And one that goes on where another begins is seen for what it is.
+        let written = Written::new(&[(0, 1, &first), (0, 2, &seqs(last..=5))]);
+        assert!(written.is_damaged_at(last, "2025-01-15/wal_000002.jsonl", 0), "{:?}", written.recover(last));
+    }
+}
+
+#[test]
+fn of_what_is_flushed_damage_does_not_hold_up_the_start() {
+    let mut bad = seqs(1..=4);
+    bad[30] ^= 1;
+    let mut bad_end = seqs(1..=4);
+    let end = bad_end.len();
+    bad_end[end - 30] ^= 1;
+    for first in [bad, bad_end, seqs(1..=4)[..end - 1].to_vec()] {
+        let written = Written::new(&[(0, 1, &first), (0, 2, &seqs(5..=6))]);
+        assert_eq!(written.recover(4).0, [5, 6]);
+        assert!(written.recover(3).1.is_err(), "now it is needed");
+    }
+}
+
+#[test]
+fn what_a_start_finds_is_as_it_was_sealed() {
+    let written = Written::new(&[(0, 1, &seqs(1..=2)), (0, 2, &seqs(3..=4)), (1, 1, &padded(seqs(5..=6)))]);
+    let (_, recovered) = written.recover(2);
+    let recovered = recovered.expect("it starts");
+    let found: Vec<_> = recovered.sealed.iter().map(|sealed| (sealed.last_seq, sealed.bytes)).collect();
+    let bytes = |range| seqs(range).len() as u64;
+    assert_eq!(found, [(2, bytes(1..=2)), (4, bytes(3..=4)), (6, bytes(5..=6))]);
+    for sealed in &recovered.sealed {
+        let metadata = std::fs::metadata(&sealed.path).expect("there");
+        assert_eq!(metadata.len(), sealed.bytes, "the last one is trimmed");
+        assert!(metadata.modified().expect("known") >= sealed.sealed_at);
+    }
+    let list = segments(&RealDisk, &written.days).expect("listed");
+    assert_eq!(list.iter().map(|segment| segment.first_seq).collect::<Vec<_>>(), [Some(1), Some(3), Some(5)]);
+    assert_eq!(list[2].path, written.days[1].join("wal_000001.jsonl"));
+}
+
+#[test]
+fn where_all_is_flushed_the_end_is_trimmed_in_place() {
+    let written = Written::new(&[(0, 1, &padded(seqs(1..=2)))]);
+    let path = written.days[0].join("wal_000001.jsonl");
+    let inode = || crate::disk::identity(&path).expect("there");
+    let before = inode();
+    let (found, recovered) = written.recover(2);
+    assert!(found.is_empty() && recovered.expect("it starts").last_seq == 2);
+    assert_eq!(std::fs::read(&path).expect("read"), seqs(1..=2));
+    assert_eq!(inode(), before, "it need not be written anew");
+    // What is not flushed may only be in the kernel's memory, so it is written to a new file.
+    let (found, _) = written.recover(1);
+    assert_eq!(found, [2]);
+    assert_ne!(inode(), before);
+}
+
+#[test]
+fn a_settled_log_is_listed_and_not_read() {
+    let mut bad = seqs(3..=4);
+    bad[30] ^= 1;
+    let written = Written::new(&[(0, 1, &seqs(1..=2)), (0, 2, &bad), (0, 3, &seqs(5..=6))]);
+    let disk = RealDisk::shared();
+    let settled = |flushed_seq, settled_seq| {
+        recover(&disk, &written.days, Model::Dated, flushed_seq, settled_seq, |_| {
+            panic!("nothing is to come")
+        })
+    };
+    let recovered = settled(6, Some(6)).expect("it starts");
+    assert_eq!((recovered.last_seq, recovered.torn_count), (6, 0));
+    let last_seqs: Vec<_> = recovered.sealed.iter().map(|sealed| sealed.last_seq).collect();
+    // Where one begins with nothing that can be read, the one before it is kept as long as any.
+    assert_eq!(last_seqs, [6, 4, 6]);
+}
+
+#[test]
+fn what_a_repair_left_out_must_be_in_the_database() {
+    let mut gap = line(1);
+    entry::encode_gap(Gap { count: 3, lost: false }, 2, Timestamp::EPOCH, &mut gap);
+    let written = Written::new(&[(0, 1, &[gap, line(5)].concat())]);
+    assert_eq!(written.recover(4).0, [5]);
+    for flushed_seq in 0..=3 {
+        match written.recover(flushed_seq).1 {
+            Err(RecoverError::Damaged { reason, .. }) => {
+                assert!(reason.contains("records 2 to 4 were left out"), "{reason}");
+            }
+            other => panic!("{flushed_seq}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn the_oldest_segment_begins_where_the_database_ends_or_before() {
+    let written = Written::new(&[(0, 1, &seqs(5..=6))]);
+    for flushed_seq in [4, 5] {
+        assert_eq!(written.recover(flushed_seq).0.last(), Some(&6), "{flushed_seq}");
+    }
+    for flushed_seq in [0, 3] {
+        let error = written.recover(flushed_seq).1.expect_err("records are missing");
+        assert!(error.to_string().contains("it begins with record 5"), "{error}");
+    }
+    let nothing = Written::new(&[]);
+    assert_eq!(nothing.recover(9).1.expect("it starts").last_seq, 9);
+}
+
+#[test]
+fn a_start_that_cannot_read_or_write_says_which_file() {
+    for (reads, creates, removes) in [(1, 0, 0), (0, 1, 0), (0, 0, 1)] {
+        let torn = line(2);
+        let written = Written::new(&[(0, 1, &[line(1), torn[..40].to_vec()].concat())]);
+        let failing = FailingDisk::default();
+        let failures = Arc::clone(&failing.failures);
+        failures.reads.store(reads, Ordering::SeqCst);
+        failures.creates.store(creates, Ordering::SeqCst);
+        failures.removes.store(removes, Ordering::SeqCst);
+        let disk: Arc<dyn Disk> = Arc::new(failing);
+        let recovered = recover(&disk, &written.days, Model::Dated, 0, None, |_| {});
+        match recovered {
+            Err(RecoverError::Io { file, .. }) => assert!(file.contains("wal_000001.jsonl"), "{file}"),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(written.recover(0).1.expect("then it starts").torn_count, 1);
+    }
+}
+
+#[test]
+fn what_an_interrupted_start_or_segment_left_is_removed() {
+    let written = Written::new(&[(0, 1, &line(1)), (0, 2, &[0; 4096]), (0, 3, b"")]);
+    for name in
+        ["wal_next.jsonl.tmp", "wal_000001.jsonl.tmp", "other.tmp", "notes", "torn-9-wal_000001.jsonl"]
+    {
+        std::fs::write(written.days[0].join(name), "x").expect("written");
+    }
+    assert_eq!(written.recover(0).0, [1]);
+    let left = RealDisk.list(&written.days[0]).expect("listed");
+    assert_eq!(left, ["notes", "other.tmp", "torn-9-wal_000001.jsonl", "wal_000001.jsonl"]);
+}
