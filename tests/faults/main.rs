@@ -6,16 +6,20 @@
 // DuckDB is a name and no code.
 #![allow(clippy::doc_markdown)]
 
+mod answered;
 #[path = "../harness/mod.rs"]
-#[allow(dead_code, reason = "shared with the other tests")]
+#[allow(dead_code, unused_imports, reason = "shared with the other tests")]
 mod harness;
 mod runs;
 
+mod damaged_files;
+mod full_disk;
 mod kill_loop;
 
 /// The parts that this program's own processes play.
 fn play(role: &str, socket: &str) {
     match role {
+        "full-disk" => full_disk::play(),
         "kill-writer" => kill_loop::writer::run(socket),
         other => panic!("no role {other}"),
     }
