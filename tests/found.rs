@@ -164,3 +164,29 @@ fn answers_that_wait_behind_a_write_count_as_output() {
     let grown = most.saturating_sub(before);
     assert!(grown < 150_000_000, "300 MB of answers cost {grown} bytes at a limit of 8 MiB");
 }
+
+/// The system ends a process that writes beyond its limit for file sizes, unless that listens to SIGXFSZ.
+#[test]
+fn a_limit_for_file_sizes_is_a_full_disk_and_no_end() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let site = Site::new(&Config::both());
+    let mut daemon = site.start();
+    let limit = |current| {
+        let pid = Pid::from_raw(daemon.pid() as i32).unwrap();
+        prlimit(Some(pid), Resource::Fsize, Rlimit { current, maximum: None }).unwrap();
+    };
+    let mut conn = daemon.connect();
+    let store = |storage| json!({"op": "store", "storage": storage, "key": "k", "data": {}});
+    conn.ok(store("jobs"));
+    limit(Some(4096));
+    conn.refused(store("settings"), "disk_full");
+    conn.ok(json!({"op": "get_key", "storage": "jobs", "key": "k"}));
+    conn.refused(json!({"op": "flush"}), "disk_full");
+    limit(None);
+    crate::harness::wait_for("writes go on", crate::harness::PATIENCE, || {
+        (conn.ask(store("settings"))["ok"] == true).then_some(())
+    });
+    conn.ok(json!({"op": "flush"}));
+    daemon.assert_running();
+    daemon.stop();
+}

@@ -239,3 +239,32 @@ fn notes_beside_the_log_that_tell_nothing_are_told() {
     let answer = health(&mut conn, false, &["file_unreadable"]);
     assert!(answer["problems"][0]["message"].as_str().unwrap().contains("log_removed_through"), "{answer}");
 }
+
+#[test]
+fn exported_files_that_are_not_what_was_written_are_told() {
+    let site = Site::new(&Config::new().dated("jobs", "parquet_path = \"{dir}/parquet\""));
+    let daemon = site.start();
+    let mut conn = daemon.connect();
+    conn.ok(json!({"op": "store", "date": DAY, "key": "k", "process_name": "p", "data": {"n": 1}}));
+    conn.ok(json!({"op": "export_parquet"}));
+    health(&mut conn, true, &[]);
+    let file = site.path("parquet/process_name=p/date=2025-01-15/data.parquet");
+    let length = fs::metadata(&file).unwrap().len();
+    for damage in [
+        |file: &std::path::Path, at| flip(file, at, 1),
+        |file: &std::path::Path, _| fs::remove_file(file).unwrap(),
+    ] {
+        damage(&file, length / 2);
+        let answer = health(&mut conn, true, &["export_damaged"]);
+        let message = answer["problems"][0]["message"].as_str().unwrap();
+        assert!(message.contains("data.parquet") && message.contains("export_parquet"), "{answer}");
+        conn.ok(json!({"op": "export_parquet"}));
+        health(&mut conn, true, &[]);
+    }
+    // A record that goes takes its file with it, and nobody misses that.
+    conn.ok(json!({"op": "delete", "date": DAY, "key": "k", "process_name": "p"}));
+    conn.ok(json!({"op": "export_parquet"}));
+    health(&mut conn, true, &[]);
+    daemon.stop();
+    health(&mut site.start().connect(), true, &[]);
+}

@@ -94,6 +94,8 @@ impl DaemonError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Lock(LockError::Io { .. }) | Self::Directory { .. } => 74,
+            // It needs no person: with room it starts, so the service manager is to try again.
+            Self::Open { source, .. } if source.is_full() => 74,
             Self::Lock(_) | Self::Open { .. } | Self::Tokens(_) | Self::Bind(_) | Self::Metrics(_) => 78,
             Self::Duck(_) | Self::Start(_) | Self::Flush { .. } => 1,
         }

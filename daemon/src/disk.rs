@@ -263,6 +263,12 @@ pub fn is_full(error: &io::Error) -> bool {
     )
 }
 
+/// For `map_err`: an error that tells the file.
+pub fn naming(file: &Path) -> impl FnOnce(io::Error) -> io::Error {
+    let file = file.display().to_string();
+    move |error| io::Error::new(error.kind(), format!("{file}: {error}"))
+}
+
 /// The device and inode of a path: the same for two names of one directory.
 ///
 /// # Errors

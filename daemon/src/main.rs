@@ -9,7 +9,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use fastpersistd::config::{self, Overrides};
 use fastpersistd::logging::Logging;
 use fastpersistd::systemd::Notifier;
-use fastpersistd::{daemon, memory, offline};
+use fastpersistd::{daemon, memory, offline, signals};
 
 // Records are many small allocations that live long. Chosen by its reputation for that; it was not compared
 // with the system's allocator here.
@@ -69,6 +69,10 @@ fn main() -> ExitCode {
                 ExitCode::from(EXIT_IO)
             }
         };
+    }
+    if let Err(error) = signals::survive_file_size_limit() {
+        eprintln!("fastpersistd: {error}");
+        return ExitCode::FAILURE;
     }
     let overrides = Overrides {
         config: arguments.config,

@@ -5,9 +5,10 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::{Handle, Signals};
 use tokio::runtime;
 use tokio::sync::watch;
@@ -25,6 +26,16 @@ use crate::systemd::{self, Notifier};
 /// When the system does not allow it.
 pub fn watch() -> io::Result<Signals> {
     Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])
+}
+
+/// From now on a write beyond the process's limit for file sizes is an error like that of a full disk. Left alone, the
+/// system ends the process.
+///
+/// # Errors
+/// When the system does not allow it.
+pub fn survive_file_size_limit() -> io::Result<()> {
+    // That somebody listens is enough; nobody looks at what was heard.
+    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).map(drop)
 }
 
 /// How often what the end need not wait for is interrupted.

@@ -6,6 +6,7 @@
 // DuckDB is a name and no code.
 #![allow(clippy::doc_markdown)]
 
+mod answered;
 #[path = "../harness/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the other tests")]
 mod harness;
@@ -13,7 +14,9 @@ mod runs;
 
 mod bad_clients;
 mod clocks;
+mod damaged_files;
 mod directories;
+mod full_disk;
 mod history_check;
 mod hostile_lines;
 mod kill_at_calls;
@@ -26,6 +29,7 @@ mod stopped;
 fn play(role: &str, socket: &str) {
     match role {
         "history-clients" => history_check::client::run(socket),
+        "full-disk" => full_disk::play(),
         "kill-writer" => kill_loop::writer::run(socket),
         other => panic!("no role {other}"),
     }

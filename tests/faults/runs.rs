@@ -11,6 +11,14 @@ pub(crate) fn count(short: u64, long: u64) -> u64 {
     }
 }
 
+/// The seeds of an instrument: as many as [`count`] says, from 1 on, or the one in `FASTPERSIST_SEED`.
+pub(crate) fn seeds(short: u64, long: u64) -> Vec<u64> {
+    match std::env::var("FASTPERSIST_SEED") {
+        Ok(seed) => vec![seed.parse().expect("FASTPERSIST_SEED is a number")],
+        Err(_) => (1..=count(short, long)).collect(),
+    }
+}
+
 /// Whether the long runs are asked for.
 pub(crate) fn is_long() -> bool {
     std::env::var("FASTPERSIST_FAULTS").is_ok_and(|value| value == "long")

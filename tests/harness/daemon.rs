@@ -36,7 +36,19 @@ pub(crate) struct Exit {
 
 impl Site {
     pub(crate) fn new(config: &Config) -> Self {
-        let dir = tempfile::Builder::new().prefix("fp").tempdir().expect("a temporary directory");
+        Self::new_in(&std::env::temp_dir(), config)
+    }
+
+    /// A site in memory, where there is room for one: for tests in which a sync need not be one.
+    pub(crate) fn in_memory(config: &Config) -> Self {
+        let memory = Path::new("/dev/shm");
+        let room = rustix::fs::statvfs(memory).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+        if room >= 256 << 20 { Self::new_in(memory, config) } else { Self::new(config) }
+    }
+
+    /// A site below `parent`.
+    pub(crate) fn new_in(parent: &Path, config: &Config) -> Self {
+        let dir = tempfile::Builder::new().prefix("fp").tempdir_in(parent).expect("a temporary directory");
         // Tests of access come as another user.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("open the directory");
         let socket = dir.path().join("sock").to_string_lossy().into_owned();
@@ -95,7 +107,8 @@ impl Site {
         self.try_start_as(self.command(), &self.socket)
     }
 
-    fn try_start_as(&self, command: Command, socket: &str) -> Result<Daemon, Exit> {
+    /// As [`try_start`](Self::try_start), by its own command line.
+    pub(crate) fn try_start_as(&self, command: Command, socket: &str) -> Result<Daemon, Exit> {
         // Before it starts: one that refuses has said so sooner than anyone can look.
         let logged = fs::metadata(self.path("stderr.log")).map_or(0, |log| log.len() as usize);
         let mut daemon = self.spawn(command, socket);
@@ -242,6 +255,12 @@ impl Daemon {
     pub(crate) fn stop(self) {
         self.signal(Signal::TERM);
         self.ended_cleanly();
+    }
+
+    /// Waits for the end of a daemon that was told to stop; its exit code, `None` where a signal ended it.
+    pub(crate) fn ended(mut self) -> Option<i32> {
+        let status = wait_for_exit(&mut self.child);
+        status.unwrap_or_else(|| panic!("told to stop, the daemon still runs after {PATIENCE:?}")).code()
     }
 
     /// Waits for the end of a daemon that was told to stop; the exit code must be 0.

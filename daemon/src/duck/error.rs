@@ -211,6 +211,14 @@ impl DuckError {
         }
     }
 
+    /// Whether the file is not attached at the moment: a checkpoint failed, and whoever made it attaches the file again.
+    pub fn is_detached(&self) -> bool {
+        let Self::Sql { source, .. } = self else { return false };
+        let text = source.to_string();
+        text.contains("has been invalidated")
+            || (text.contains("Catalog \"") && text.contains("does not exist"))
+    }
+
     /// Whether DuckDB says that the file itself is bad, and not, for example, that somebody else has it open.
     pub fn is_damage(&self) -> bool {
         match self {

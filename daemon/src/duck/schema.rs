@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::datatypes::{DataType, Field, Schema as ArrowSchema, SchemaRef, TimeUnit};
-use duckdb::{Connection, params};
+use duckdb::Connection;
 
 use super::error::DuckError;
 use super::producers;
@@ -243,21 +243,24 @@ fn create(conn: &Connection, table: &Table) -> Result<(), DuckError> {
     })
 }
 
-/// A table's columns with their types; none where there is no such table.
+/// A table's columns with their types; none where there is no such table. Only this file is asked: `duckdb_columns()`
+/// looks into all that are attached, and fails for one of which a checkpoint has failed.
 pub(super) fn read_columns(
     conn: &Connection,
     table: &Table,
     name: &str,
 ) -> Result<Vec<(String, String)>, DuckError> {
     let read = || {
-        let mut statement = conn.prepare(
-            "SELECT column_name, data_type FROM duckdb_columns() \
-             WHERE database_name = ? AND schema_name = 'main' AND table_name = ? ORDER BY column_index",
-        )?;
-        let rows = statement.query_map(params![table.alias, name], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let sql =
+            format!("SELECT name, type FROM pragma_table_info('{}.main.{name}') ORDER BY cid", table.alias);
+        let mut statement = conn.prepare(&sql)?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         rows.collect::<Result<_, _>>()
     };
-    read().map_err(table.failed("reading the tables' columns"))
+    let is_none = |error: &duckdb::Error| error.to_string().contains("does not exist");
+    read()
+        .or_else(|error| if is_none(&error) { Ok(Vec::new()) } else { Err(error) })
+        .map_err(table.failed("reading the tables' columns"))
 }
 
 fn check_format(conn: &Connection, table: &Table) -> Result<(), DuckError> {

@@ -280,6 +280,14 @@ impl Store {
         Arc::clone(&self.shared)
     }
 
+    /// Attaches the files where a failure has left them detached; waits for whoever is doing so.
+    ///
+    /// # Errors
+    /// When they cannot be attached.
+    pub fn reattach(&self) -> Result<(), DuckError> {
+        self.live().map(drop)
+    }
+
     /// The connection, with the files attached.
     pub(super) fn live(&self) -> Result<MutexGuard<'_, Live>, DuckError> {
         self.attached(&|_| {})

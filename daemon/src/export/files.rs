@@ -7,7 +7,10 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest as _, Sha256};
+
 use super::ExportError;
+use crate::backup::verify::hex;
 use crate::disk::{self, Disk, DiskFile};
 
 /// Where a file is written before it takes its place: hidden, and of another kind, so that nobody who looks
@@ -24,12 +27,14 @@ pub(super) fn beside(path: &Path) -> PathBuf {
 pub(super) struct Appended {
     file: Box<dyn DiskFile>,
     bytes: u64,
+    hasher: Sha256,
 }
 
 impl io::Write for Appended {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.write_at(self.bytes, bytes)?;
         self.bytes += bytes.len() as u64;
+        self.hasher.update(bytes);
         Ok(bytes.len())
     }
 
@@ -44,19 +49,20 @@ pub(super) fn create(disk: &dyn Disk, path: &Path) -> Result<Appended, ExportErr
     disk::create_dir_durably(disk, directory).map_err(failed("creating", directory))?;
     remove_file(disk, path)?;
     let file = disk.create(path).map_err(failed("creating", path))?;
-    Ok(Appended { file, bytes: 0 })
+    Ok(Appended { file, bytes: 0, hasher: Sha256::new() })
 }
 
-/// Gives a written file its place.
+/// Gives a written file its place; its length and SHA-256.
 pub(super) fn publish(
     disk: &dyn Disk,
     mut written: Appended,
     from: &Path,
     to: &Path,
-) -> Result<(), ExportError> {
+) -> Result<(u64, String), ExportError> {
     written.file.sync().map_err(failed("syncing", from))?;
     disk.rename(from, to).map_err(failed("renaming to", to))?;
-    sync(disk, disk::parent_of(to))
+    sync(disk, disk::parent_of(to))?;
+    Ok((written.bytes, hex(&written.hasher.finalize())))
 }
 
 /// The names in a directory; none where there is no such directory.

@@ -22,7 +22,7 @@ use arrow::array::RecordBatch;
 use fastpersist_protocol::time::Date;
 use parquet::errors::ParquetError;
 
-use crate::disk::Disk;
+use crate::disk::{self, Disk};
 use crate::duck::{DuckError, Reader};
 use crate::storage::schema::Model;
 use writer::PartitionFile;
@@ -39,6 +39,26 @@ pub struct ExportOutcome {
     pub rows: u64,
     /// Files removed, of partitions that are gone.
     pub removed: u64,
+}
+
+/// A file that was put in place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishedFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its length.
+    pub bytes: u64,
+    /// The SHA-256 of what was written, so that damage can be told later.
+    pub sha256: String,
+}
+
+/// A whole export.
+#[derive(Debug)]
+pub struct Exported {
+    /// What was done.
+    pub outcome: ExportOutcome,
+    /// All files that there are now.
+    pub published: Vec<PublishedFile>,
 }
 
 /// An export that did not do all it should.
@@ -81,6 +101,20 @@ pub enum ExportError {
     },
 }
 
+impl ExportError {
+    /// Whether it failed for lack of room.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Duck(error) => error.is_full(),
+            Self::Io { source, .. } => disk::is_full(source),
+            Self::Parquet { source: ParquetError::External(source), .. } => {
+                source.downcast_ref::<io::Error>().is_some_and(disk::is_full)
+            }
+            Self::Parquet { .. } | Self::TooLong { .. } => false,
+        }
+    }
+}
+
 /// Exports one date of a dated storage: a file for each process.
 ///
 /// # Errors
@@ -90,7 +124,7 @@ pub fn export_dated(
     reader: &Reader,
     root: &Path,
     date: Date,
-) -> Result<ExportOutcome, ExportError> {
+) -> Result<Exported, ExportError> {
     debug_assert_eq!(reader.model(), Model::Dated);
     Export::new(disk, root, "process_name", Some(format!("date={date}"))).run(reader)
 }
@@ -99,11 +133,7 @@ pub fn export_dated(
 ///
 /// # Errors
 /// Any [`ExportError`]. Files that were put in place before it stay, and are whole.
-pub fn export_collection(
-    disk: &dyn Disk,
-    reader: &Reader,
-    root: &Path,
-) -> Result<ExportOutcome, ExportError> {
+pub fn export_collection(disk: &dyn Disk, reader: &Reader, root: &Path) -> Result<Exported, ExportError> {
     debug_assert_eq!(reader.model(), Model::Collection);
     Export::new(disk, root, "collection_name", None).run(reader)
 }
@@ -119,6 +149,7 @@ struct Export<'a> {
     written: BTreeSet<String>,
     too_long: Vec<String>,
     outcome: ExportOutcome,
+    published: Vec<PublishedFile>,
 }
 
 impl<'a> Export<'a> {
@@ -132,15 +163,16 @@ impl<'a> Export<'a> {
             written: BTreeSet::new(),
             too_long: Vec::new(),
             outcome: ExportOutcome::default(),
+            published: Vec::new(),
         }
     }
 
-    fn run(mut self, reader: &Reader) -> Result<ExportOutcome, ExportError> {
+    fn run(mut self, reader: &Reader) -> Result<Exported, ExportError> {
         reader.by_partition(&mut |name, batch| self.batch(name, &batch))?;
         self.publish()?;
         self.remove_gone()?;
         if self.too_long.is_empty() {
-            return Ok(self.outcome);
+            return Ok(Exported { outcome: self.outcome, published: self.published });
         }
         Err(ExportError::TooLong { column: self.column, names: self.too_long, outcome: self.outcome })
     }
@@ -175,8 +207,10 @@ impl<'a> Export<'a> {
     /// Puts the open file in place.
     fn publish(&mut self) -> Result<(), ExportError> {
         if let Some(file) = self.open.take() {
-            self.outcome.rows += file.publish()?;
+            let (rows, published) = file.publish()?;
+            self.outcome.rows += rows;
             self.outcome.files += 1;
+            self.published.extend(published);
         }
         Ok(())
     }

@@ -56,12 +56,18 @@ impl Place {
 
     fn export(&self, store: &Store) -> Result<ExportOutcome, ExportError> {
         let reader = store.reader().expect("a reader");
-        match reader.model() {
+        let exported = match reader.model() {
             Model::Dated => {
                 export_dated(&RealDisk, &reader, &self.root(), Date::from_ymd(2025, 1, 15).expect("a date"))
             }
             Model::Collection => export_collection(&RealDisk, &reader, &self.root()),
+        }?;
+        for file in &exported.published {
+            let (bytes, sha256) = crate::backup::verify::sha256_of(&file.path).expect("it is there");
+            assert_eq!((file.bytes, &file.sha256), (bytes, &sha256), "{}", file.path.display());
         }
+        assert_eq!(exported.published.len() as u64, exported.outcome.files);
+        Ok(exported.outcome)
     }
 
     /// Every file below the root with its content, and every directory that is empty.

@@ -13,7 +13,7 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
 use super::files::Appended;
-use super::{ExportError, files};
+use super::{ExportError, PublishedFile, files};
 use crate::disk::Disk;
 
 /// A row group ends at this many rows, which is what most readers like …
@@ -52,15 +52,12 @@ impl<'d> PartitionFile<'d> {
         Ok(())
     }
 
-    /// Ends the file and gives it its place; its rows.
-    pub(super) fn publish(mut self) -> Result<u64, ExportError> {
-        if let Some(writer) = self.writer.take() {
-            match writer.into_inner() {
-                Ok(file) => files::publish(self.disk, file, &self.beside, &self.path)?,
-                Err(source) => return Err(failed(&self.path)(source)),
-            }
-        }
-        Ok(self.rows)
+    /// Ends the file and gives it its place; its rows, and what it is now.
+    pub(super) fn publish(mut self) -> Result<(u64, Option<PublishedFile>), ExportError> {
+        let Some(writer) = self.writer.take() else { return Ok((self.rows, None)) };
+        let file = writer.into_inner().map_err(failed(&self.path))?;
+        let (bytes, sha256) = files::publish(self.disk, file, &self.beside, &self.path)?;
+        Ok((self.rows, Some(PublishedFile { path: self.path.clone(), bytes, sha256 })))
     }
 }
 

@@ -43,6 +43,7 @@ pub(super) fn of_storage(error: &StorageError) -> WireError {
     match error {
         StorageError::TooManyDates { .. } => WireError::new(ErrorCode::Busy, error.to_string()),
         StorageError::Open(open) if open.is_in_use() => WireError::new(ErrorCode::Busy, error.to_string()),
+        StorageError::Open(open) if open.is_full() => WireError::new(ErrorCode::DiskFull, error.to_string()),
         StorageError::Open(_) | StorageError::Gone => internal("opening a partition", error),
     }
 }
@@ -68,6 +69,8 @@ pub(super) fn of_flush(error: &FlushError) -> WireError {
     let code = match error {
         FlushError::NoRoom { .. } | FlushError::Wal(WalError::Full(_)) => ErrorCode::DiskFull,
         FlushError::Wal(_) => ErrorCode::ReadOnly,
+        // There was room when it began.
+        _ if error.is_full() => ErrorCode::DiskFull,
         FlushError::Duck(_) | FlushError::Astray(_) | FlushError::Directory(_) | FlushError::Thread(_) => {
             return internal("the flush", error);
         }
@@ -147,6 +150,9 @@ pub(super) fn of_export(error: &ExportingError) -> WireError {
         ExportingError::Export(ExportError::TooLong { names, .. }) => {
             let names: Vec<_> = names.iter().map(|name| format!("{name:?}")).collect();
             WireError::new(ErrorCode::BadRequest, format!("{error}: {}", names.join(", ")))
+        }
+        ExportingError::Export(export) if export.is_full() => {
+            WireError::new(ErrorCode::DiskFull, error.to_string())
         }
         _ => internal("the export", error),
     }

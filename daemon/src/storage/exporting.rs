@@ -141,20 +141,24 @@ impl Partition {
         self.flush()?;
         let Some(reader) = self.take_reader()? else { return Ok(ExportOutcome::default()) };
         let disk = &*self.shared().disk;
-        let outcome = match self.date() {
+        let config = self.config();
+        let date = self.date().map(|date| date.to_string()).unwrap_or_default();
+        let directory = config.base_dir.join(date);
+        let is_noted = config.parquet_path.as_deref() == Some(root);
+        // While files are replaced, and after a crash meanwhile, nothing is said of them.
+        if is_noted && let Err(error) = exported::forget(disk, &directory) {
+            tracing::warn!(storage = %config.name, %error, "the note about the last export could not be removed");
+        }
+        let whole = match self.date() {
             Some(date) => export::export_dated(disk, &reader, root, date),
             None => export::export_collection(disk, &reader, root),
         };
-        let outcome = outcome?;
-        let config = self.config();
-        if config.parquet_path.as_deref() == Some(root) {
-            let date = self.date().map(|date| date.to_string()).unwrap_or_default();
-            let directory = config.base_dir.join(date);
-            if let Err(error) = exported::note(disk, &directory, through_seq, root) {
-                tracing::warn!(storage = %config.name, %error, "that it was exported could not be noted; it is exported again");
-            }
+        let whole = whole?;
+        if is_noted && let Err(error) = exported::note(disk, &directory, through_seq, root, &whole.published)
+        {
+            tracing::warn!(storage = %config.name, %error, "that it was exported could not be noted; it is exported again");
         }
-        Ok(outcome)
+        Ok(whole.outcome)
     }
 }
 

@@ -5,7 +5,7 @@
 use std::io;
 use std::path::Path;
 
-use crate::disk::Disk;
+use crate::disk::{self, Disk};
 use crate::wal::horizon::record_in;
 
 /// A file in a date's directory that tells the last record, and that everything up to it is in the
@@ -21,8 +21,9 @@ pub(super) const SETTLED_FILE: &str = "settled";
 pub fn read_settled(disk: &dyn Disk, directory: &Path) -> io::Result<Option<u64>> {
     match disk.read(&directory.join(SETTLED_FILE)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        noted => {
-            let seq = record_in(&noted?);
+        Err(error) => Err(disk::naming(&directory.join(SETTLED_FILE))(error)),
+        Ok(noted) => {
+            let seq = record_in(&noted);
             if seq.is_none() {
                 let file = directory.join(SETTLED_FILE);
                 tracing::warn!(file = %file.display(), "the note tells no record: whether the date's files have all of it is not known");

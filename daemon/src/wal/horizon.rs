@@ -39,7 +39,7 @@ pub fn removed_through(disk: &dyn Disk, directory: &Path) -> io::Result<u64> {
             io::Error::new(io::ErrorKind::InvalidData, what)
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-        Err(error) => Err(error),
+        Err(error) => Err(disk::naming(&directory.join(REMOVED_FILE))(error)),
     }
 }
 

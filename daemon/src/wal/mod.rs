@@ -146,6 +146,11 @@ impl Wal {
     pub fn has_room(&mut self) -> bool {
         self.poll_spare();
         match self.full_since {
+            // A second one would be prepared under the same name.
+            Some(_) if self.ready.is_some() => {
+                self.full_since = None;
+                true
+            }
             Some(since) if since.elapsed() >= FULL_RETRY && self.spare.is_none() => {
                 self.full_since = Some(Instant::now());
                 self.begin_spare();
@@ -168,9 +173,36 @@ impl Wal {
         self.check_latch()?;
         if self.must_roll(today) {
             self.latch.look_at_directory().map_err(|astray| WalError::Unavailable(astray.into()))?;
-            self.roll(today)?;
+            match self.roll(today) {
+                // Whatever its size and age, the one that there is may still have room for a deletion.
+                Err(WalError::Full(_)) if self.active.is_some() => {}
+                rolled => rolled?,
+            }
         }
         self.latch.check_directory().map_err(|astray| WalError::Unavailable(astray.into()))?;
+        let fits = self.active.as_ref().is_none_or(|active| active.fits(lines));
+        if !fits && self.full_since.is_none() && !self.has_ready() && self.full_since.is_some() {
+            // That there is no room for another segment was not known when stores were let in: they must not take
+            // what deletions may need.
+            return Err(WalError::Full(io::ErrorKind::StorageFull.into()));
+        }
+        match self.append_to_active(lines, last_seq, records) {
+            // It does not fit what is left of this segment. Another one is made already.
+            Err(WalError::Full(_)) if self.has_ready() => {
+                self.roll(today)?;
+                self.append_to_active(lines, last_seq, records)
+            }
+            appended => appended,
+        }
+    }
+
+    /// Whether the next segment is there; waits for one that is being prepared.
+    fn has_ready(&mut self) -> bool {
+        self.wait_for_spare();
+        self.ready.is_some()
+    }
+
+    fn append_to_active(&mut self, lines: &[u8], last_seq: u64, records: u64) -> Result<(), WalError> {
         let Some(active) = &mut self.active else {
             return Err(WalError::Failed(io::Error::other("no active segment")));
         };

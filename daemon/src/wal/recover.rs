@@ -393,7 +393,11 @@ fn settle_newest(
             disk.sync_dir(disk::parent_of(path)).map_err(io_error())?;
         }
         Some(last) if last > flushed_seq => {
-            disk::write_durably(disk, path, valid).map_err(io_error())?;
+            match disk::write_durably(disk, path, valid) {
+                Err(error) if disk::is_full(&error) => rewrite_in_place(disk, path, valid),
+                written => written,
+            }
+            .map_err(io_error())?;
         }
         Some(_) if valid.len() < bytes.len() => {
             let trim = |mut file: Box<dyn disk::DiskFile>| {
@@ -405,4 +409,17 @@ fn settle_newest(
         Some(_) => {}
     }
     Ok(usize::from(end.torn))
+}
+
+/// Writes a segment's own bytes over it where there is no room for a second one. What is on the disk is these bytes or,
+/// after a failed sync, older ones: so whichever sectors of this are written, none is worse than before.
+fn rewrite_in_place(disk: &dyn Disk, path: &Path, valid: &[u8]) -> io::Result<()> {
+    match disk.remove(&disk::temporary_beside(path)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = disk.open(path)?;
+    file.write_at(0, valid)?;
+    file.truncate(valid.len() as u64)?;
+    file.sync()
 }

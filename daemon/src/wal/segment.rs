@@ -222,12 +222,27 @@ impl Active {
         })
     }
 
+    /// Whether the lines stand within what is reserved, where anything is.
+    pub fn fits(&self, lines: &[u8]) -> bool {
+        self.capacity == 0 || self.offset + lines.len() as u64 <= self.capacity
+    }
+
     /// Appends whole lines with so many `records`, the last of which is `last_seq`.
     ///
     /// # Errors
     /// When the write fails. The half-written bytes are taken back; [`AppendError::Stuck`] says that
     /// even that failed.
     pub fn append(&mut self, lines: &[u8], last_seq: u64, records: u64) -> Result<(), AppendError> {
+        if !self.fits(lines) {
+            let end = self.offset + lines.len() as u64;
+            // To take back a write gives back what is reserved. On a full disk deletions still need that.
+            match self.file.preallocate(end) {
+                Ok(()) => self.capacity = end,
+                Err(error) if disk::is_full(&error) => return Err(AppendError::TakenBack(error)),
+                // The write itself will say what is wrong.
+                Err(_) => {}
+            }
+        }
         if let Err(error) = self.file.write_at(self.offset, lines) {
             return Err(match self.file.truncate(self.offset) {
                 Ok(()) => {

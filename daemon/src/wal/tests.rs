@@ -174,3 +174,99 @@ fn a_torn_segment_of_a_clock_that_went_back_is_the_end_of_the_log() {
     let written = Written::new(&[segments[0], (1, 1, &line(4)), segments[2]]);
     assert!(matches!(written.recover(0).1, Err(recover::RecoverError::Damaged { .. })));
 }
+
+/// A daemon that was killed on a full disk did not start again: there was no room to write its last segment a second time.
+#[test]
+fn a_log_is_recovered_on_a_full_disk() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let segment = dir.path().join("wal_000001.jsonl");
+    let written = [line(1), line(2)].concat();
+    std::fs::write(&segment, [written.clone(), vec![0; 1000]].concat()).expect("written");
+    let full = FailingDisk::default();
+    full.failures.creates_full.store(1, Ordering::SeqCst);
+    let disk: Arc<dyn Disk> = Arc::new(full);
+    let directories = [dir.path().to_owned()];
+    let mut found = Vec::new();
+    let recovered =
+        recover::recover(&disk, &directories, Model::Dated, 0, None, |entry| found.push(entry.seq));
+    assert_eq!(recovered.expect("it starts").last_seq, 2);
+    assert_eq!(found, [1, 2]);
+    assert_eq!(std::fs::read(&segment).expect("read"), written, "without the room that was made ready");
+    assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 1, "and nothing beside it");
+}
+
+/// Taking it back gave back the room that deletions need on a full disk.
+#[test]
+fn a_group_that_does_not_fit_leaves_the_room_to_smaller_ones() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = FailingDisk::default();
+    let failures = Arc::clone(&disk.failures);
+    let (mut wal, _latch) = log(disk, Place::Fixed(dir.path().to_owned()));
+    wal.append(b"{}\n", 1, 1, today()).expect("an append");
+    let segment = wal.segments()[0].0.clone();
+    let length = || std::fs::metadata(&segment).expect("it is there").len();
+    let reserved = length();
+    failures.preallocates_full.store(1, Ordering::SeqCst);
+    let large = vec![b'x'; reserved as usize];
+    assert!(matches!(wal.append(&large, 2, 1, today()), Err(WalError::Full(_))));
+    assert_eq!(length(), reserved);
+    wal.append(b"{}\n", 2, 1, today()).expect("there is room for it");
+    assert_eq!((wal.segments()[0].1, length()), (6, reserved));
+}
+
+/// It was refused, and the segment that was made ready was lost over it.
+#[test]
+fn a_group_that_does_not_fit_goes_to_the_segment_that_is_ready() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = FailingDisk::default();
+    let failures = Arc::clone(&disk.failures);
+    let (mut wal, _latch) = log(disk, Place::Fixed(dir.path().to_owned()));
+    let half = vec![b'x'; 600 << 10];
+    wal.append(&half, 1, 1, today()).expect("an append, with which the next segment is prepared");
+    wal.wait_for_spare();
+    failures.preallocates_full.store(1, Ordering::SeqCst);
+    wal.append(&half, 2, 1, today()).expect("it stands in the next segment");
+    assert_eq!(wal.segments().len(), 2);
+    assert!(wal.has_room());
+}
+
+/// After five minutes on a full disk deletions were refused: the segment was too old for them.
+#[test]
+fn an_old_segment_goes_on_where_there_is_no_room_for_another() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = FailingDisk::default();
+    let failures = Arc::clone(&disk.failures);
+    let (mut wal, _latch) = log(disk, Place::Fixed(dir.path().to_owned()));
+    wal.limits.max_age = Duration::ZERO;
+    wal.append(b"{}\n", 1, 1, today()).expect("an append");
+    failures.creates_full.store(1, Ordering::SeqCst);
+    wal.append(b"{}\n", 2, 1, today()).expect("there is room in the old one");
+    assert_eq!(wal.segments().len(), 1);
+    wal.append(b"{}\n", 3, 1, today()).expect("there is room for a new one");
+    assert_eq!(wal.segments().len(), 2);
+}
+
+/// A segment that a last large group had filled beyond its size took no deletions, though there was room for those.
+#[test]
+fn a_full_segment_goes_on_where_there_is_no_room_for_another() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = FailingDisk::default();
+    let failures = Arc::clone(&disk.failures);
+    let (mut wal, _latch) = log(disk, Place::Fixed(dir.path().to_owned()));
+    failures.creates_full.store(1, Ordering::SeqCst);
+    wal.append(b"{}\n", 1, 1, today()).expect_err("there is no segment");
+    let large = vec![b'x'; 900 << 10];
+    wal.append(&large, 1, 1, today()).expect("an append, with which the next segment is prepared");
+    wal.wait_for_spare();
+    failures.creates_full.store(usize::MAX, Ordering::SeqCst);
+    wal.ready = None;
+    wal.begin_spare();
+    assert!(
+        matches!(wal.append(&large, 2, 1, today()), Err(WalError::Full(_))),
+        "it would take what deletions need"
+    );
+    assert!(!wal.has_room());
+    wal.append(&large, 2, 1, today()).expect("deletions may take what there is");
+    wal.append(b"{}\n", 3, 1, today()).expect("and more than that");
+    assert_eq!(wal.segments().len(), 1);
+}

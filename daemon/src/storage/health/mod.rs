@@ -1,13 +1,14 @@
 //! Whether a storage is as it should be, and what is not.
 //!
 //! A quick look opens every file, of closed dates too, compares counts and watermarks, and asks whether what
-//! happens by itself does. A deep one reads every column of every row, every line of the log and the backups
-//! besides: of a collection the newest, of a dated storage that of every date.
+//! happens by itself does. A deep one reads every column of every row, every line of the log, the exported files and
+//! the backups besides: of a collection the newest, of a dated storage that of every date.
 //!
 //! Invariants: nothing is changed, but for a note beside a file that turned out to be damaged; nobody who
 //! writes waits for it, but for a date that is opened while its file is being attached.
 
 mod backups;
+mod exports;
 mod look;
 
 use std::sync::Arc;
@@ -49,6 +50,8 @@ pub enum ProblemKind {
     BackupMissing,
     /// A backup that is needed cannot be restored from.
     BackupDamaged,
+    /// An exported file is not what was written.
+    ExportDamaged,
 }
 
 impl ProblemKind {
@@ -69,6 +72,7 @@ impl ProblemKind {
             Self::WalDamaged => "wal_damaged",
             Self::BackupMissing => "backup_missing",
             Self::BackupDamaged => "backup_damaged",
+            Self::ExportDamaged => "export_damaged",
         }
     }
 }
@@ -135,6 +139,7 @@ impl Storage {
         let look = move || {
             storage.look_at_files(deep, &mut report);
             storage.look_at_backups(&mut report);
+            storage.look_at_exports(deep, &mut report);
             report
         };
         tokio::task::spawn_blocking(look).await.unwrap_or_else(|_| {

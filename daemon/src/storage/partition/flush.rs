@@ -3,6 +3,7 @@
 //! Invariant: while a flush runs, its records stay in memory; they count as flushed only when DuckDB
 //! says that it has committed them.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -60,6 +61,18 @@ pub enum FlushError {
         /// What must be.
         needed_bytes: u64,
     },
+}
+
+impl FlushError {
+    /// Whether it failed for lack of room.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::NoRoom { .. } | Self::Wal(WalError::Full(_)) => true,
+            Self::Duck(error) => error.is_full(),
+            Self::Directory(error) => disk::is_full(error),
+            Self::Wal(_) | Self::Astray(_) | Self::Thread(_) => false,
+        }
+    }
 }
 
 /// What was taken from memory, as DuckDB's part takes it.
@@ -320,11 +333,33 @@ impl Partition {
                 .map_err(FlushError::Directory)?;
         }
         let (engine, schema) = (Arc::clone(&self.shared.engine), Arc::new(self.config.schema.clone()));
-        let store = Arc::new(Store::open(engine, schema, self.files.clone())?);
+        let new: Vec<_> = self.files.paths().filter(|file| !file.exists()).collect();
+        let opened = Store::open(engine, schema, self.files.clone());
+        if opened.is_err() && new.len() == self.files.paths().count() {
+            self.remove_unfinished(&new);
+        }
+        let store = Arc::new(opened?);
         // Of two new files that belong together one could be gone.
         sync_names(&*self.shared.disk, &self.files).map_err(FlushError::Directory)?;
         *self.store.write() = Some(Arc::clone(&store));
         Ok(store)
+    }
+
+    /// Removes new files of which the making failed: on a full disk DuckDB leaves half a header, which is no database and
+    /// would be in the way of the next flush.
+    fn remove_unfinished(&self, new: &[&Path]) {
+        for file in new {
+            let mut log = file.as_os_str().to_owned();
+            log.push(".wal");
+            for path in [*file, Path::new(&log)] {
+                match self.shared.disk.remove(path) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        tracing::warn!(file = %path.display(), %error, "an unfinished database file could not be removed");
+                    }
+                    _ => {}
+                }
+            }
+        }
     }
 
     /// Brings DuckDB's log into its file. A failure costs only the segments that could go: they stay.

@@ -13,6 +13,7 @@ use super::flush::sync_names;
 use super::rebuild::{Bad, Case};
 use super::{Layout, Partition, Shared, notes};
 use crate::config::StorageConfig;
+use crate::disk;
 use crate::duck::{DuckError, Store};
 use crate::latch::Latch;
 use crate::stats::StorageStats;
@@ -62,6 +63,15 @@ impl OpenError {
         match log {
             log @ RecoverError::Damaged { .. } => Self::Damaged { storage: config.name.clone(), log },
             log @ RecoverError::Io { .. } => Self::Wal(log),
+        }
+    }
+
+    /// Whether there was no room on the disk, which passes.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Wal(RecoverError::Io { source, .. }) => disk::is_full(source),
+            Self::Duck(error) => error.is_full(),
+            _ => false,
         }
     }
 

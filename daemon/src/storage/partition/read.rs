@@ -100,6 +100,9 @@ impl Partition {
             let reader = self.take_reader()?;
             let answer = read(reader.as_ref(), epoch);
             if let Err(ReadError::Duck(error)) = &answer {
+                if error.is_detached() && tries <= OPTIMISTIC_TRIES && self.is_attached_again() {
+                    continue;
+                }
                 self.note_trouble(error);
             }
             self.readers.lock().extend(reader.filter(|_| answer.is_ok()));
@@ -107,6 +110,11 @@ impl Partition {
                 return Ok(answer);
             }
         }
+    }
+
+    /// Waits while the database is detached and attached, as it is after a checkpoint that failed.
+    fn is_attached_again(&self) -> bool {
+        self.store().is_some_and(|store| store.reattach().is_ok())
     }
 
     /// A reader of DuckDB; `None` where there is no database.

@@ -34,6 +34,6 @@ impl Partition {
 }
 
 fn says_something(error: &DuckError) -> bool {
-    // A store that was closed meanwhile says nothing about its file.
-    !matches!(error, DuckError::Closed { .. } | DuckError::Start { .. })
+    // A store that was closed or detached meanwhile says nothing about its file.
+    !matches!(error, DuckError::Closed { .. } | DuckError::Start { .. }) && !error.is_detached()
 }
