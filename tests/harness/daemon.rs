@@ -258,8 +258,8 @@ impl Daemon {
     }
 
     /// Waits for the end of a daemon that was told to stop; its exit code, `None` where a signal ended it.
-    pub(crate) fn ended(mut self) -> Option<i32> {
-        let status = wait_for_exit(&mut self.child);
+    pub(crate) fn exit_code(mut self) -> Option<i32> {
+        let status = wait_for_exit(&mut self.child, PATIENCE);
         status.unwrap_or_else(|| panic!("told to stop, the daemon still runs after {PATIENCE:?}")).code()
     }
 

@@ -207,7 +207,7 @@ impl Run {
             daemon.kill();
         } else {
             daemon.signal(Signal::TERM);
-            let code = daemon.ended();
+            let code = daemon.exit_code();
             if code.is_none() {
                 self.wrong.push("SIGTERM: a signal ended the daemon".to_owned());
             }
@@ -333,7 +333,7 @@ impl Run {
         drop(conn);
         seen.refused += 1;
         daemon.signal(Signal::TERM);
-        daemon.ended();
+        daemon.exit_code();
         self.is_found = true;
         self.help(injected, &Exit { code: Some(78), stderr: told });
         self.start(injected, seen)
@@ -445,7 +445,7 @@ fn same_rows(injected: &Injected) -> bool {
 
 fn daemon_ended(daemon: Daemon) -> Option<i32> {
     daemon.signal(Signal::TERM);
-    daemon.ended()
+    daemon.exit_code()
 }
 
 fn last_line(text: &str) -> String {

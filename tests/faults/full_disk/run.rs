@@ -309,7 +309,7 @@ impl Run {
     /// Everything is there, also past the daemon, and nothing is wrong any more.
     fn end(&mut self, daemon: Daemon) {
         daemon.signal(rustix::process::Signal::TERM);
-        let code = daemon.ended();
+        let code = daemon.exit_code();
         if code != Some(0) {
             self.tell(format!("with room again, the daemon stopped with {code:?}"));
         }
