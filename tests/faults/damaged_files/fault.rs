@@ -87,7 +87,7 @@ impl Injected {
                 // A name in it: what is not empty is not removed by mistake.
                 fs::write(file.join("x"), "x").unwrap();
             }
-            Fault::Forbidden => fs::set_permissions(file, fs::Permissions::from_mode(0)).unwrap(),
+            Fault::Forbidden => fs::set_permissions(file, fs::Permissions::from_mode(0o000)).unwrap(),
         }
         Self { file: file.to_owned(), fault, before, mode }
     }

@@ -98,7 +98,7 @@ impl Run {
         let mut random = Random::seeded(seed);
         let kind = KINDS[seed as usize % KINDS.len()];
         let fault = Fault::ALL[(seed + seed / 20) as usize * 3 % Fault::ALL.len()];
-        let is_wal = kind.0.ends_with(".wal");
+        let is_wal = kind.0.contains(".wal");
         let states = [State::Stopped, State::Killed, State::Running];
         let state = random.pick(if is_wal { &states[1..] } else { &states[..] });
         let shape = Shape {
@@ -162,7 +162,7 @@ impl Run {
         };
         let file = self.random.pick(&site::candidates(&self.site, self.kind));
         let injected = Injected::inject(&file, self.fault, &mut self.random);
-        let harmless = self.is_harmless(&injected);
+        let harmless = is_harmless(&injected);
         eprintln!("{}: {}", self.what(), file.display());
         if let Some(daemon) = daemon {
             self.while_running(daemon, &injected);
@@ -380,38 +380,13 @@ impl Run {
         if !python::available() {
             return;
         }
-        const SCRIPT: &str = "import duckdb, json, sys\n\
-            sql = 'SELECT count(*), sum(seq)::BIGINT, sum(length(data::VARCHAR))::BIGINT FROM read_parquet(?)'\n\
-            print(json.dumps([duckdb.execute(sql, [root + '/**/*.parquet']).fetchone() for root in sys.argv[1:]]))";
         let roots = ["parquet-jobs", "parquet-settings"]
             .map(|root| self.site.path(root).to_string_lossy().into_owned());
-        let found = python::run(SCRIPT, &[&roots[0], &roots[1]]);
+        let found = python::run(READ_PARQUET, &[&roots[0], &roots[1]]);
         let expected = json!([self.answered.live_figures(false), self.answered.live_figures(true)]);
         if self.lost.is_empty() && found != expected {
             self.wrong.push(format!("Parquet: {found} instead of {expected}"));
         }
-    }
-
-    /// Whether nothing that anybody reads has changed, as another DuckDB says.
-    fn is_harmless(&self, injected: &Injected) -> bool {
-        let name = injected.file.file_name().unwrap().to_string_lossy().into_owned();
-        if !injected.is_there() || name == "fastpersistd.lock" || name == "exported" {
-            return true;
-        }
-        // What cannot be read of DuckDB's own log is in ours; whether that is so is checked by what is there.
-        if name.ends_with(".duckdb.wal") || name == "lock_tokens" {
-            return true;
-        }
-        // These are a help when something else is lost too. One that tells another number, or is gone, tells less.
-        if name == "settled" || name == "log_removed_through" {
-            let noted = fs::read_to_string(&injected.file);
-            return matches!(injected.fault, Fault::Missing)
-                || noted.is_ok_and(|text| text.trim().parse::<u64>().is_ok());
-        }
-        if !name.ends_with(".duckdb") || !python::available() {
-            return false;
-        }
-        same_rows(injected)
     }
 }
 
@@ -424,6 +399,33 @@ fn command(site: &Site, as_service: bool) -> Command {
     command.uid(SERVICE).gid(SERVICE);
     command
 }
+
+/// Whether nothing that anybody reads has changed, as another DuckDB says.
+fn is_harmless(injected: &Injected) -> bool {
+    let name = injected.file.file_name().unwrap().to_string_lossy().into_owned();
+    if !injected.is_there() || name == "fastpersistd.lock" || name == "exported" {
+        return true;
+    }
+    // What cannot be read of DuckDB's own log is in ours; whether that is so is checked by what is there.
+    if name.ends_with(".duckdb.wal") || name == "lock_tokens" {
+        return true;
+    }
+    // These are a help when something else is lost too. One that tells another number, or is gone, tells less.
+    if name == "settled" || name == "log_removed_through" {
+        let noted = fs::read_to_string(&injected.file);
+        return matches!(injected.fault, Fault::Missing)
+            || noted.is_ok_and(|text| text.trim().parse::<u64>().is_ok());
+    }
+    if !name.ends_with(".duckdb") || !python::available() {
+        return false;
+    }
+    same_rows(injected)
+}
+
+/// The figures of each Parquet tree.
+const READ_PARQUET: &str = "import duckdb, json, sys\n\
+    sql = 'SELECT count(*), sum(seq)::BIGINT, sum(length(data::VARCHAR))::BIGINT FROM read_parquet(?)'\n\
+    print(json.dumps([duckdb.execute(sql, [root + '/**/*.parquet']).fetchone() for root in sys.argv[1:]]))";
 
 /// Whether the tables of the file that was damaged are what they were before.
 fn same_rows(injected: &Injected) -> bool {

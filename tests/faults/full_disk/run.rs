@@ -122,7 +122,9 @@ impl Run {
         });
         for (refused, wrong) in found {
             self.refused += refused;
-            wrong.into_iter().for_each(|wrong| self.tell(wrong));
+            for wrong in wrong {
+                self.tell(wrong);
+            }
         }
     }
 
