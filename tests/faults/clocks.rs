@@ -312,9 +312,9 @@ fn the_clock_jumps_while_none_runs() {
     ledger.step(&mut daemon.connect(), 0);
     for (ahead, kill) in JUMPS.into_iter().zip([true, false, true, true, false, true, true, true]) {
         if kill {
-            daemon.kill()
+            daemon.kill();
         } else {
-            daemon.stop()
+            daemon.stop();
         }
         clock.set(ahead);
         daemon = start();

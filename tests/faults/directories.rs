@@ -91,20 +91,10 @@ impl Ledger {
         }
     }
 
-    /// `check_health` names a problem of both storages, at the latest when the next flush has failed.
-    fn is_told(&mut self, conn: &mut Conn) {
-        for storage in STORAGES {
-            wait_for(&format!("check_health tells of {storage}"), PATIENCE, || {
-                let health = conn.ok(json!({"op": "check_health", "storage": storage}));
-                (health["status"] == "degraded").then_some(())
-            });
-        }
-    }
-
     /// It goes on by itself, and in the end nothing is wrong any more.
     fn goes_on(&mut self, conn: &mut Conn) {
-        for index in 0..STORAGES.len() {
-            wait_for(&format!("{} takes writes again", STORAGES[index]), PATIENCE, || {
+        for (index, storage) in STORAGES.into_iter().enumerate() {
+            wait_for(&format!("{storage} takes writes again"), PATIENCE, || {
                 (self.store(conn, index)["ok"] == true).then_some(())
             });
         }
@@ -151,6 +141,16 @@ impl Ledger {
         tally.lost = self.lost;
         tally.wrong = self.wrong;
         tally.end();
+    }
+}
+
+/// `check_health` names a problem of both storages, at the latest when the next flush has failed.
+fn is_told(conn: &mut Conn) {
+    for storage in STORAGES {
+        wait_for(&format!("check_health tells of {storage}"), PATIENCE, || {
+            let health = conn.ok(json!({"op": "check_health", "storage": storage}));
+            (health["status"] == "degraded").then_some(())
+        });
     }
 }
 
@@ -251,7 +251,7 @@ fn a_directory_that_is_away_is_missed_and_found_again() {
         part.fill(&mut conn, 150);
         instead.break_it(&site, &daemon);
         part.until_refused(&mut conn, "is not the directory that was opened");
-        part.is_told(&mut conn);
+        is_told(&mut conn);
         let refused =
             conn.ask(json!({"op": "store", "storage": "jobs", "date": "2025-02-01", "key": "k", "data": {}}));
         if refused["ok"] == true {
@@ -290,7 +290,7 @@ fn a_directory_that_was_removed_is_not_made_anew_while_it_runs() {
         wait_for("it is removed", PATIENCE, || fs::remove_dir_all(site.path(storage)).ok());
     }
     ledger.until_refused(&mut conn, "is not the directory that was opened");
-    ledger.is_told(&mut conn);
+    is_told(&mut conn);
     for storage in STORAGES.into_iter().filter(|storage| site.path(storage).exists()) {
         ledger.wrong.push(format!("{storage} was made anew"));
     }
@@ -354,11 +354,12 @@ fn a_directory_that_is_read_only_for_a_while_costs_refusals_and_nothing_else() {
     let mut ledger = Ledger::default();
     let mut conn = daemon.connect();
     ledger.fill(&mut conn, 150);
-    STORAGES.into_iter().for_each(|storage| set_modes(&site.path(storage), 0o555));
+    let set = |mode| STORAGES.map(|storage| set_modes(&site.path(storage), mode));
+    set(0o555);
     ledger.until_refused(&mut conn, "Permission denied");
     wait_for("the flush fails", PATIENCE, || (conn.ask(json!({"op": "flush"}))["ok"] != true).then_some(()));
-    ledger.is_told(&mut conn);
-    STORAGES.into_iter().for_each(|storage| set_modes(&site.path(storage), 0o755));
+    is_told(&mut conn);
+    set(0o755);
     ledger.goes_on(&mut conn);
     daemon.kill();
     let daemon = start();

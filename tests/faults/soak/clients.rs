@@ -137,8 +137,8 @@ pub(super) fn follower(load: &Load, mut random: Random) {
             continue;
         }
         load.count("subscriptions", 1);
-        let mut last = answer["seq"].as_u64().expect("where it begins");
-        for _ in 0..random.between(1, 3000) {
+        let begins = answer["seq"].as_u64().expect("where it begins");
+        for last in begins..begins + random.between(1, 3000) {
             let event = conn.answer();
             let seq = event["record"]["seq"].as_u64().or_else(|| event["seq"].as_u64());
             if event["event"] == "dropped" {
@@ -148,7 +148,6 @@ pub(super) fn follower(load: &Load, mut random: Random) {
             if seq != Some(last + 1) {
                 load.wrong(format!("behind change {last} came {event}"));
             }
-            last += 1;
             if !load.goes_on() {
                 break;
             }
