@@ -127,7 +127,9 @@ impl Segment {
             segment.unreadable.push(offset);
         }
         // What recovery itself makes of it: what it may cut off is no damage.
-        let judged = scan::scan(bytes, model, segment.lines.first().map(|line| line.first_seq), |_| {});
+        // Before a first line that does not begin the file, another one stood.
+        let begins = |line: &Line| line.first_seq - u64::from(line.offset > 0 && line.first_seq > 1);
+        let judged = scan::scan(bytes, model, segment.lines.first().map(begins), |_| {});
         segment.torn_from = judged.ok().filter(|end| end.torn).map(|end| end.valid_bytes);
         Ok(segment)
     }

@@ -163,6 +163,18 @@ fn a_segment_that_got_nothing_is_removed() {
 }
 
 #[test]
+fn an_empty_segment_is_used_however_old_it_is() {
+    let mut bench = Bench::new(false, 1000);
+    bench.failures.writes.store(1, Ordering::SeqCst);
+    assert!(matches!(bench.append_on(b"123456789\n", "2025-01-15"), Err(WalError::Full(_))));
+    bench.clock.advance(HOUR);
+    bench.wal.seal_if_old().expect("nothing to do");
+    assert_eq!(bench.files(), ["wal_000001.jsonl"]);
+    bench.append();
+    assert_eq!(bench.segments(), named(&[("wal_000001.jsonl", 10)]));
+}
+
+#[test]
 fn only_what_is_written_is_synced_and_what_is_sealed_was() {
     let mut bench = Bench::new(false, 1000);
     bench.failures.syncs.store(1, Ordering::SeqCst);
