@@ -225,10 +225,10 @@ impl Model {
             }
         }
         for name in there.keys() {
-            if !self.directory(path).current.contains_key(name) {
-                if let Some(node) = self.foreign(&path.join(name)) {
-                    self.directory(path).change(Naming::Add(name.clone(), node));
-                }
+            if !self.directory(path).current.contains_key(name)
+                && let Some(node) = self.foreign(&path.join(name))
+            {
+                self.directory(path).change(Naming::Add(name.clone(), node));
             }
         }
     }
