@@ -145,7 +145,7 @@ impl Judging<'_> {
     fn judge(&self, found: &mut [Found], on_entry: &mut impl FnMut(Entry)) -> Result<Judged, RecoverError> {
         let mut judged = Judged::default();
         for index in 0..found.len() {
-            put_last_what_cannot_stand_here(&mut found[index..], judged.last_seq, self.flushed_seq);
+            put_last_what_cannot_stand_here(&mut found[index..], judged.last_seq);
             let segment = &found[index];
             // Behind one that was read, every one is.
             if judged.end.is_none()
@@ -215,15 +215,11 @@ impl Judging<'_> {
 }
 
 /// A segment in which nothing can be read stands where its label says, and the label is no better than the clock was.
-/// Where the next record is in the segment behind it, it cannot stand here: it is the one that was begun last. Before all
-/// others it held what the database has, or nothing that was answered; as the end it is kept beside.
-fn put_last_what_cannot_stand_here(found: &mut [Found], last_seq: Option<u64>, flushed_seq: u64) {
+/// Where the next record is in the segment behind it, or the very first one, it cannot stand here: it is the one that was
+/// begun last. One that may hold the beginning of the log, which the database has, stays where it is.
+fn put_last_what_cannot_stand_here(found: &mut [Found], last_seq: Option<u64>) {
     let Some(readable) = found.iter().position(|segment| segment.readable_seq.is_some()) else { return };
-    let is_next = |first: u64| match last_seq {
-        Some(last) => first == last + 1,
-        None => readable == 1 && first <= flushed_seq + 1,
-    };
-    if found[readable].first_seq.is_some_and(is_next) {
+    if found[readable].first_seq == Some(last_seq.unwrap_or(0) + 1) {
         found.rotate_left(readable);
     }
 }
