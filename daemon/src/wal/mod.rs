@@ -144,6 +144,11 @@ impl Wal {
 
     /// Whether there is room for stores. Deletions may still use what is left of the segment.
     pub fn has_room(&mut self) -> bool {
+        let must_know = self.limits.max_bytes - self.limits.max_bytes / 4;
+        if self.active.as_ref().is_some_and(|active| active.bytes() >= must_know) {
+            // The rest is for deletions, should there be no room for another segment.
+            self.wait_for_spare();
+        }
         self.poll_spare();
         match self.full_since {
             // A second one would be prepared under the same name.

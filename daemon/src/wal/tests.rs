@@ -270,3 +270,19 @@ fn a_full_segment_goes_on_where_there_is_no_room_for_another() {
     wal.append(b"{}\n", 3, 1, today()).expect("and more than that");
     assert_eq!(wal.segments().len(), 1);
 }
+
+/// While the next segment was slow to prepare, stores took all of this one, and nothing was left to deletions.
+#[test]
+fn the_last_quarter_of_a_segment_waits_for_the_next_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = FailingDisk::default();
+    let failures = Arc::clone(&disk.failures);
+    let (mut wal, _latch) = log(disk, Place::Fixed(dir.path().to_owned()));
+    wal.append(b"{}\n", 1, 1, today()).expect("an append");
+    assert!(wal.has_room());
+    failures.creates_full.store(1, Ordering::SeqCst);
+    wal.append(&vec![b'x'; 800 << 10], 2, 1, today())
+        .expect("an append, with which the next segment is prepared");
+    assert!(!wal.has_room());
+    wal.append(b"{}\n", 3, 1, today()).expect("a deletion");
+}
