@@ -28,7 +28,9 @@ const DURABILITY: &str = "daemon/DURABILITY.md";
 const BENCH: &str = "bench/README.md";
 const TESTS: &str = "tests/README.md";
 const SERVICE: &str = "systemd/README.md";
-const PAGES: [&str; 7] = [README, PROTOCOL, DESIGN, DURABILITY, BENCH, TESTS, SERVICE];
+const MUTANTS: &str = "tests/mutants.md";
+const COVERAGE: &str = "tests/coverage.md";
+const PAGES: [&str; 9] = [README, PROTOCOL, DESIGN, DURABILITY, BENCH, TESTS, SERVICE, MUTANTS, COVERAGE];
 
 /// What runs the blocks of a kind, wherever one stands that is not in `BY_HAND`.
 const RUN: [(&str, &str, &str); 10] = [
@@ -45,7 +47,7 @@ const RUN: [(&str, &str, &str); 10] = [
 ];
 
 /// Blocks that are not simply run: page, how the block begins, and why.
-const BY_HAND: [(&str, &str, &str); 12] = [
+const BY_HAND: [(&str, &str, &str); 16] = [
     (README, "  shell      Rust", "a picture"),
     (README, "cargo run ", "takes 25 minutes at first; checked by name, and `start` starts the same program"),
     (README, "cargo test ", "is what runs this; checked by name"),
@@ -56,6 +58,10 @@ const BY_HAND: [(&str, &str, &str); 12] = [
     (SERVICE, "install -d -o fastpersistd -g fastpersistd -m 0750 ", "needs the service's user"),
     (SERVICE, "install -d -o fastpersistd -g fastpersistd -m 0755 ", "needs the service's user"),
     (SERVICE, "systemd-sysusers ", "needs a systemd that runs; the package's scripts do the same"),
+    (MUTANTS, "CARGO_PROFILE_DEV_DEBUG=0 ", "takes two hours"),
+    (COVERAGE, "FASTPERSIST_FAULTS=1500 ", "needs cargo-tarpaulin, and minutes"),
+    (COVERAGE, "FASTPERSIST_FAULTS=20 ", "needs cargo-tarpaulin, and an hour"),
+    (COVERAGE, "[target.", "names a build's own directory"),
     (DESIGN, " client  client  client", "a picture"),
     (DESIGN, "BASE/fastpersistd.lock", "names of files; disk_layout, segments and torn_tail find them"),
 ];
@@ -123,7 +129,7 @@ fn cargo_commands_name_what_is_there() {
         for line in block.text.lines().filter(|line| line.contains("cargo ")) {
             seen += 1;
             let words: Vec<_> = line.split_whitespace().skip_while(|word| *word != "cargo").collect();
-            assert!(["run", "test", "build"].contains(&words[1]), "{block}: {line}");
+            assert!(["run", "test", "build", "deny"].contains(&words[1]), "{block}: {line}");
             for pair in words.windows(2) {
                 match pair {
                     ["--bin", name] => assert!(programs.iter().any(|p| p == name), "{block}: no {name}"),
