@@ -6,7 +6,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::log::{Mending, Survey};
+use super::log::Survey;
+use super::mending::Mending;
 use super::{OfflineError, named};
 use crate::backup::manifest::Found;
 use crate::disk;

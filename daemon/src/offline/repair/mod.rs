@@ -1,14 +1,19 @@
 //! `repair`: what is damaged, what would be lost, and, with consent, a storage that starts again.
 //!
 //! For each partition the log is [surveyed](log) and the [database] is read whole. From both follows
-//! what can be had back and which records are nowhere any more. Only then is a person asked.
+//! what can be had back, which records are nowhere any more, and how the log is [mended](mending). Only then is a person
+//! asked.
 //!
 //! Invariants: nothing is changed without consent; what is damaged is kept beside; places whose records are
 //! lost are noted, in the log and in `losses.jsonl`, and never given again. After an interruption at any
 //! moment, a second run finds the same choice or less to do.
 
+mod arrange;
 mod database;
 mod log;
+mod mending;
+#[cfg(test)]
+mod tests;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -24,7 +29,8 @@ use crate::storage::partition::{Layout, losses};
 use crate::storage::schema::Model;
 use crate::storage::{collection, dated, settled};
 use database::{Database, Source};
-use log::{Mending, Survey};
+use log::Survey;
+use mending::Mending;
 
 /// The arguments of `repair`.
 #[derive(Debug, Args)]

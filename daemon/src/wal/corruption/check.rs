@@ -65,14 +65,14 @@ impl Case<'_> {
         self.path(self.files[file].day, &self.files[file].name)
     }
 
-    fn directories(&self) -> Vec<PathBuf> {
+    pub(super) fn directories(&self) -> Vec<PathBuf> {
         let days = if self.log.is_daily() { &DAYS[..] } else { &DAYS[..1] };
         let mut directories: Vec<_> = days.iter().map(|day| self.root.join(day)).collect();
         directories.sort();
         directories
     }
 
-    fn lay_out(&self, chance: &mut Chance) {
+    pub(super) fn lay_out(&self, chance: &mut Chance) {
         for directory in self.directories() {
             fs::create_dir_all(directory).expect("made");
         }

@@ -14,7 +14,7 @@ mod log;
 mod verdict;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use crate::planted::Bug;
 use crate::storage::faults::chance::Chance;
 use crate::storage::faults::runs::{Tally, seeds};
+use crate::storage::schema::Model;
 use check::Case;
 use harm::Harm;
 use log::Log;
@@ -48,6 +49,29 @@ pub(crate) struct Run {
     pub(crate) problem: Option<String>,
 }
 
+/// A harmed log on the disk, for whoever else must cope with it.
+pub(crate) struct Harmed {
+    pub(crate) harm: String,
+    pub(crate) model: Model,
+    pub(crate) directories: Vec<PathBuf>,
+    /// What the database has.
+    pub(crate) flushed_seq: u64,
+    /// What was answered.
+    pub(crate) durable_seq: u64,
+    pub(crate) lines: Vec<Written>,
+    /// Holds the files.
+    pub(crate) root: tempfile::TempDir,
+}
+
+/// A line as it was written.
+pub(crate) struct Written {
+    pub(crate) first_seq: u64,
+    pub(crate) last_seq: u64,
+    pub(crate) durable_seq: u64,
+    pub(crate) is_gap: bool,
+    pub(crate) bytes: Vec<u8>,
+}
+
 impl Logs {
     pub(crate) fn new() -> Self {
         // Nothing here rests on the disk.
@@ -65,13 +89,47 @@ impl Logs {
         Arc::clone(log)
     }
 
+    /// What is done in the run of a seed, and to which log.
+    fn harm(&self, seed: u64, chance: &mut Chance) -> (Arc<Log>, Harm) {
+        // Beyond the long run there are other logs.
+        let log = self.log(seed % LOGS + seed / LONG * LOGS);
+        let number = seed / LOGS % HARMS * STRIDE % HARMS;
+        let harm = Harm::nth(&log, number as usize, chance);
+        (log, harm)
+    }
+
+    /// The files of a seed's run.
+    pub(crate) fn harmed(&self, seed: u64) -> Harmed {
+        let mut chance = Chance::new(seed);
+        let (log, harm) = self.harm(seed, &mut chance);
+        let (log, expected, files) = (&*log, verdict::of(&log, &harm), harm.files(&log));
+        let root = tempfile::tempdir_in(self.dir.path()).expect("a directory");
+        let case = Case { log, harm: &harm, expected: &expected, root: root.path(), bug: None, files };
+        case.lay_out(&mut chance);
+        let lines = log.lines.iter().map(|line| Written {
+            first_seq: line.first_seq,
+            last_seq: line.last_seq,
+            durable_seq: line.durable_seq,
+            is_gap: line.gap.is_some(),
+            bytes: line.bytes.clone(),
+        });
+        let durable_seq = log.synced.checked_sub(1).map_or(0, |last| log.lines[last].last_seq);
+        Harmed {
+            harm: format!("{harm:?}, expected: {expected:?}"),
+            model: log.model,
+            directories: case.directories(),
+            flushed_seq: log.flushed_seq,
+            durable_seq,
+            lines: lines.collect(),
+            root,
+        }
+    }
+
     /// The run of a seed.
     pub(crate) fn corrupt(&self, seed: u64, bug: Option<Bug>) -> Run {
-        // Beyond the long run there are other logs.
-        let log = &*self.log(seed % LOGS + seed / LONG * LOGS);
-        let number = seed / LOGS % HARMS * STRIDE % HARMS;
         let mut chance = Chance::new(seed);
-        let harm = Harm::nth(log, number as usize, &mut chance);
+        let (log, harm) = self.harm(seed, &mut chance);
+        let log = &*log;
         let expected = verdict::of(log, &harm);
         let dir = tempfile::tempdir_in(self.dir.path()).expect("a directory");
         let files = harm.files(log);
