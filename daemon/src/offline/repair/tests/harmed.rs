@@ -12,6 +12,7 @@ use crate::disk::RealDisk;
 use crate::offline::repair::mending::Mending;
 use crate::storage::faults::runs::{Tally, seeds};
 use crate::wal::corruption::{Harmed, Logs, Written};
+use crate::wal::entry::Entry;
 use crate::wal::segment;
 
 const SHORT: u64 = 2_000;
@@ -93,8 +94,7 @@ fn check_kept(harmed: &Harmed, before: &Files) -> Checked {
 fn check_start(harmed: &Harmed, known_seq: u64, before: &Files, mending: &Mending) -> Checked {
     let entries = start(&harmed.directories, harmed.model, harmed.flushed_seq);
     let entries = entries.map_err(|error| format!("WRONG: repaired, and refused: {error}"))?;
-    let last_seq =
-        entries.last().map_or(harmed.flushed_seq, |entry| entry.last_seq()).max(harmed.flushed_seq);
+    let last_seq = entries.last().map_or(harmed.flushed_seq, Entry::last_seq).max(harmed.flushed_seq);
     ensure(last_seq >= known_seq, || format!("LOST: it ends with {last_seq}, before {known_seq}"))?;
     let mut next = None;
     for entry in &entries {

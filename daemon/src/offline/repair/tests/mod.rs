@@ -97,11 +97,11 @@ fn without_first_sector(synced: std::ops::RangeInclusive<u64>) -> (Vec<u8>, u64)
 
 #[test]
 fn a_lost_sector_that_held_answered_records_is_damage_where_the_start_refuses() {
-    let (newest, last) = without_first_sector(11..=12);
+    let (newest, synced_seq) = without_first_sector(11..=12);
     let root = log_of(&[lines(1..=10), newest]);
     assert!(start(&[root.path().to_owned()], Model::Dated, 0).is_err());
     let (damages, lost) = repaired(root.path(), 0, 0);
-    assert_eq!((damages.len(), lost), (1, vec![(11, last + 1)]), "{damages:?}");
+    assert_eq!((damages.len(), lost), (1, vec![(11, synced_seq + 1)]), "{damages:?}");
     let expected = [each(1..=10), vec![(11, 13)], each(14..=15)].concat();
     assert_eq!(started(root.path(), 0), expected);
 }
@@ -154,7 +154,7 @@ fn what_is_known_behind_a_torn_end_is_lost_and_the_log_starts() {
     let root = log_of(&[newest]);
     let (damages, lost) = repaired(root.path(), 0, 18);
     assert_eq!(lost.len(), 1, "{damages:?}");
-    let (first, last) = lost[0];
-    let expected = [each(1..first), vec![(first, last)], each(last + 1..=20)].concat();
+    let (from, to) = lost[0];
+    let expected = [each(1..from), vec![(from, to)], each(to + 1..=20)].concat();
     assert_eq!(started(root.path(), 0), expected);
 }
