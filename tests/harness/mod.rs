@@ -12,6 +12,7 @@ pub(crate) mod python;
 mod random;
 mod receiver;
 mod socket;
+pub(crate) mod strace;
 
 use std::{
     path::PathBuf,

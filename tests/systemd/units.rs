@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use super::config;
-use crate::harness::{PATIENCE, Site, binary, is_root, wait_for};
+use crate::harness::{PATIENCE, Site, binary, is_root, strace, wait_for};
 
 pub(crate) const SERVICE: &str = "fastpersistd.service";
 pub(crate) const SOCKET: &str = "fastpersistd.socket";
@@ -215,13 +215,10 @@ fn the_daemon_calls_nothing_that_the_unit_forbids() {
     command.args(["-f", "-c", "-S", "name", "-o"]).arg(&log).arg("/bin/sh");
     command.args(["-c", "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"", "sh"]);
     command.arg(daemon.get_program()).args(daemon.get_args()).env("HOME", site.path(""));
-    if Command::new("strace").args(["-o", "/dev/null", "true"]).status().is_ok_and(|status| status.success())
-    {
-        work(&site, command, listener);
-    } else {
-        eprintln!("skipped: strace is needed to see the system calls");
+    if !strace::available("see the system calls") {
         return;
     }
+    work(&site, command, listener);
     let table = fs::read_to_string(&log).unwrap();
     let rows = table.lines().skip(2).take_while(|line| !line.starts_with('-'));
     let called: BTreeSet<_> = rows.filter_map(|row| row.split_whitespace().last()).collect();

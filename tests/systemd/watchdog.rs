@@ -1,16 +1,19 @@
 //! The watchdog: beats while commits can be made, and silence while they cannot.
 
 use std::{
-    path::Path,
-    process::{Child, Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::json;
 
 use super::{Manager, config};
-use crate::harness::{Daemon, PATIENCE, Site, wait_for};
+use crate::harness::{
+    Daemon, PATIENCE, Site,
+    strace::{self, Attached},
+    wait_for,
+};
 
 /// Short, so that silence shows soon; a beat is due every third.
 const WATCHDOG: Duration = Duration::from_secs(3);
@@ -22,50 +25,12 @@ fn start(site: &Site, manager: &Manager) -> Daemon {
     site.start_as(command, site.socket())
 }
 
-/// `strace` on all threads of the daemon, to make its system calls fail or wait.
-struct Tampered {
-    strace: Child,
-}
-
-impl Tampered {
-    /// `None` where there is no strace, or it may not be used; says so.
-    fn with(daemon: &Daemon, site: &Site, inject: &str) -> Option<Self> {
-        let mut command = Command::new("strace");
-        command.args(["-f", "-q", "-e", &format!("inject={inject}"), "-p", &daemon.pid().to_string()]);
-        command.arg("-o").arg(site.path("strace.log"));
-        let Ok(strace) = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn() else {
-            eprintln!("skipped: strace is needed to make the disk hang");
-            return None;
-        };
-        let mut tampered = Self { strace };
-        let tasks = format!("/proc/{}/task", daemon.pid());
-        let attached = wait_for("strace has all threads", PATIENCE, || {
-            if tampered.strace.try_wait().expect("look at strace").is_some() {
-                return Some(false);
-            }
-            let tasks = std::fs::read_dir(&tasks).expect("the daemon's threads");
-            let traced = |task: &Path| {
-                let status = std::fs::read_to_string(task.join("status")).unwrap_or_default();
-                status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
-            };
-            tasks.flatten().all(|task| traced(&task.path())).then_some(true)
-        });
-        if !attached {
-            eprintln!("skipped: strace may not look at other processes here");
-            return None;
-        }
-        Some(tampered)
-    }
-}
-
-impl Drop for Tampered {
-    /// Lets go of the daemon, which then goes on as if nothing had been.
-    fn drop(&mut self) {
-        if self.strace.try_wait().is_ok_and(|ended| ended.is_none()) {
-            let _ = kill_process(Pid::from_child(&self.strace), Signal::TERM);
-            let _ = self.strace.wait();
-        }
-    }
+/// `strace` on all threads of the daemon, to make its system calls fail or wait. `None` where there is no strace, or it may not be
+/// used; says so.
+fn tampered(daemon: &Daemon, site: &Site, inject: &str) -> Option<Attached> {
+    let mut command = Command::new("strace");
+    command.args(["-f", "-q", "-e", &format!("inject={inject}")]).arg("-o").arg(site.path("strace.log"));
+    strace::available("make the disk hang").then(|| Attached::attach(command, daemon))
 }
 
 #[test]
@@ -107,7 +72,7 @@ fn it_is_silent_while_commits_hang() {
     writer.ok(json!({"op": "store", "storage": "jobs", "key": "before", "data": {}}));
     manager.until("READY=1");
     manager.until(BEAT);
-    let Some(hanging) = Tampered::with(&daemon, &site, "fdatasync:delay_enter=3600000000") else { return };
+    let Some(hanging) = tampered(&daemon, &site, "fdatasync:delay_enter=3600000000") else { return };
     manager.until(BEAT);
     writer.send(json!({"op": "store", "storage": "jobs", "key": "hangs", "data": {}}));
     manager.until_silent(BEAT, 2 * WATCHDOG);
@@ -125,7 +90,7 @@ fn buffered_writes_that_hang_are_seen_too() {
     let mut writer = daemon.connect();
     writer.ok(json!({"op": "store", "storage": "settings", "key": "before", "data": {}}));
     manager.until("READY=1");
-    let Some(hanging) = Tampered::with(&daemon, &site, "fdatasync:delay_enter=3600000000") else { return };
+    let Some(hanging) = tampered(&daemon, &site, "fdatasync:delay_enter=3600000000") else { return };
     // Answered at once; the sync that hangs is the one that comes later by itself.
     let store =
         json!({"op": "store", "storage": "settings", "key": "k", "data": {}, "durability": "buffered"});
@@ -150,7 +115,7 @@ fn it_is_silent_after_a_failed_sync_until_a_restart_heals() {
     let mut writer = daemon.connect();
     writer.ok(json!({"op": "store", "storage": "jobs", "key": "before", "data": {}}));
     manager.until("READY=1");
-    let Some(failing) = Tampered::with(&daemon, &site, "fdatasync:error=EIO") else { return };
+    let Some(failing) = tampered(&daemon, &site, "fdatasync:error=EIO") else { return };
     writer.refused(json!({"op": "store", "storage": "jobs", "key": "k", "data": {}}), "outcome_unknown");
     manager.until("STATUS=storage \"jobs\" takes no writes until a restart");
     drop(failing);
@@ -175,7 +140,7 @@ fn a_full_disk_is_no_reason_to_be_killed() {
     let manager = Manager::new(&site);
     let daemon = start(&site, &manager);
     manager.until("READY=1");
-    let Some(full) = Tampered::with(&daemon, &site, "fallocate,pwrite64:error=ENOSPC") else { return };
+    let Some(full) = tampered(&daemon, &site, "fallocate,pwrite64:error=ENOSPC") else { return };
     let mut writer = daemon.connect();
     writer.refused(json!({"op": "store", "storage": "settings", "key": "k", "data": {}}), "disk_full");
     for _ in 0..5 {

@@ -1,12 +1,19 @@
 //! What happens to one file.
+//!
+//! Invariant: a fault that [passes](Fault::passes) leaves the file's content as it was.
 
 use std::{
+    cell::Cell,
     fs,
     os::unix::fs::{FileExt, PermissionsExt},
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use crate::harness::Random;
+
+/// The calls that read a file.
+const READS: &str = "read,pread64,readv,preadv,preadv2,sendfile,copy_file_range";
 
 /// A fault of one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,10 +34,12 @@ pub(super) enum Fault {
     Directory,
     /// Whose daemon it is may not read it.
     Forbidden,
+    /// Each read of it fails with EIO, in the daemon that `strace` has.
+    Failing,
 }
 
 impl Fault {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Bit,
         Self::Bytes,
         Self::Block,
@@ -39,11 +48,12 @@ impl Fault {
         Self::Missing,
         Self::Directory,
         Self::Forbidden,
+        Self::Failing,
     ];
 
     /// Whether nothing of the file's content is lost.
     pub(super) fn passes(self) -> bool {
-        matches!(self, Self::Directory | Self::Forbidden)
+        matches!(self, Self::Directory | Self::Forbidden | Self::Failing)
     }
 }
 
@@ -53,6 +63,8 @@ pub(super) struct Injected {
     pub(super) fault: Fault,
     pub(super) before: Vec<u8>,
     mode: u32,
+    /// Whether reads of it fail.
+    fails: Cell<bool>,
 }
 
 impl Injected {
@@ -88,8 +100,9 @@ impl Injected {
                 fs::write(file.join("x"), "x").unwrap();
             }
             Fault::Forbidden => fs::set_permissions(file, fs::Permissions::from_mode(0o000)).unwrap(),
+            Fault::Failing => {}
         }
-        Self { file: file.to_owned(), fault, before, mode }
+        Self { file: file.to_owned(), fault, before, mode, fails: Cell::new(fault == Fault::Failing) }
     }
 
     /// Whether the file is other than it was before the fault.
@@ -99,6 +112,7 @@ impl Injected {
             Fault::Forbidden => fs::metadata(&self.file)
                 .is_ok_and(|metadata| metadata.permissions().mode().trailing_zeros() >= 9),
             Fault::Missing => !self.file.exists(),
+            Fault::Failing => self.fails.get(),
             _ => fs::read(&self.file).is_ok_and(|now| now != self.before),
         }
     }
@@ -113,8 +127,17 @@ impl Injected {
             Fault::Forbidden if self.file.exists() => {
                 fs::set_permissions(&self.file, fs::Permissions::from_mode(self.mode)).unwrap();
             }
+            Fault::Failing => self.fails.set(false),
             _ => {}
         }
+    }
+
+    /// `strace` for a daemon whose reads of the file fail.
+    pub(super) fn strace(&self) -> Command {
+        let mut command = Command::new("strace");
+        command.args(["-f", "--quiet=all", "-o", "/dev/null", "-P"]).arg(&self.file);
+        command.args(["-e", &format!("trace={READS}"), "-e", &format!("inject={READS}:error=EIO")]);
+        command
     }
 
     /// As [`undo`](Self::undo), of whatever fault: what a person does whom a message told to.

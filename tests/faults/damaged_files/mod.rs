@@ -19,7 +19,10 @@ use serde_json::{Value, json};
 
 use super::answered::{Answered, Lost};
 use super::runs::{self, Tally};
-use crate::harness::{Conn, Daemon, Exit, Random, Site, binary, files, python};
+use crate::harness::{
+    Conn, Daemon, Exit, Random, Site, binary, files, python,
+    strace::{self, Attached},
+};
 use fault::{Fault, Injected};
 use rustix::process::Signal;
 use site::{DATES, KINDS, Shape};
@@ -97,7 +100,10 @@ impl Run {
     fn new(seed: u64) -> Self {
         let mut random = Random::seeded(seed);
         let kind = KINDS[seed as usize % KINDS.len()];
-        let fault = Fault::ALL[(seed + seed / 20) as usize * 3 % Fault::ALL.len()];
+        let mut fault = Fault::ALL[(seed + seed / 20) as usize * 2 % Fault::ALL.len()];
+        if fault == Fault::Failing && !strace::available("make reads fail") {
+            fault = Fault::Forbidden;
+        }
         let is_wal = kind.0.contains(".wal");
         let states = [State::Stopped, State::Killed, State::Running];
         let state = random.pick(if is_wal { &states[1..] } else { &states[..] });
@@ -195,8 +201,24 @@ impl Run {
         health
     }
 
+    /// A daemon that is to start, with the reads failing that have to.
+    fn start_command(&self, injected: &Injected) -> Command {
+        let daemon = self.command();
+        if injected.fault != Fault::Failing || !injected.is_there() {
+            return daemon;
+        }
+        let mut command = injected.strace();
+        // The process that we start is the daemon, and strace its child.
+        command.arg("-D").arg(daemon.get_program()).args(daemon.get_args());
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        command.env_clear().env("HOME", self.site.path("")).env("PATH", path);
+        command
+    }
+
     /// Reads by key and writes go on, and a deep look tells of the file.
     fn while_running(&mut self, daemon: Daemon, injected: &Injected) {
+        let failing =
+            (injected.fault == Fault::Failing).then(|| Attached::attach(injected.strace(), &daemon));
         let mut conn = daemon.connect();
         site::write(&mut conn, &mut self.answered, &mut self.random, &DATES[2..], 20);
         self.look(&mut conn, injected);
@@ -204,6 +226,7 @@ impl Run {
         site::write(&mut conn, &mut self.answered, &mut self.random, &DATES[2..], 20);
         drop(conn);
         if self.random.one_in(2) {
+            drop(failing);
             daemon.kill();
         } else {
             daemon.signal(Signal::TERM);
@@ -229,7 +252,7 @@ impl Run {
     fn start(&mut self, injected: &Injected, seen: &mut Seen) -> Daemon {
         let mut crashes = 0;
         for _ in 0..8 {
-            match self.site.try_start_as(self.command(), self.site.socket()) {
+            match self.site.try_start_as(self.start_command(injected), self.site.socket()) {
                 Ok(daemon) => return daemon,
                 Err(Exit { code: None, stderr }) => {
                     crashes += 1;
@@ -309,6 +332,7 @@ impl Run {
             return daemon;
         }
         if self.random.one_in(2) {
+            strace::let_go(daemon.pid());
             daemon.kill();
         } else if daemon_ended(daemon).is_none() {
             self.wrong.push("SIGTERM: a signal ended the daemon".to_owned());
@@ -346,6 +370,7 @@ impl Run {
         site::write(&mut conn, &mut self.answered, &mut self.random, &DATES, 30);
         if injected.fault.passes() && injected.is_there() {
             injected.undo();
+            strace::let_go(daemon.pid());
         }
         if self.look(&mut conn, injected)["problems"].to_string().contains("write into it") {
             injected.put_back();
@@ -416,7 +441,7 @@ fn is_harmless(injected: &Injected) -> bool {
         return matches!(injected.fault, Fault::Missing)
             || noted.is_ok_and(|text| text.trim().parse::<u64>().is_ok());
     }
-    if !name.ends_with(".duckdb") || !python::available() {
+    if injected.fault == Fault::Failing || !name.ends_with(".duckdb") || !python::available() {
         return false;
     }
     same_rows(injected)

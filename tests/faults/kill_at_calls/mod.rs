@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use trace::{Ender, Place, Side};
 
 use crate::{
-    harness::{Conn, Daemon, PATIENCE, Random, Site, python, wait_for},
+    harness::{Conn, Daemon, PATIENCE, Random, Site, python, strace, wait_for},
     runs::{Tally, count},
 };
 
@@ -25,7 +25,7 @@ const STOP: usize = REQUESTS + 2;
 
 #[test]
 fn a_kill_at_any_call_loses_nothing_that_was_answered() {
-    if !trace::available() {
+    if !strace::available("end the daemon at a call") {
         return;
     }
     let mut tally = Tally::new("kill_at_calls");

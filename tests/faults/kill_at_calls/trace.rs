@@ -6,8 +6,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::PathBuf,
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,9 +16,11 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
-
-use crate::harness::{Daemon, PATIENCE, Site, wait_for};
+use crate::harness::{
+    Daemon, PATIENCE, Site,
+    strace::{self, Attached},
+    wait_for,
+};
 
 /// The calls by which files and names change.
 const CALLS: &str = "fdatasync,fsync,rename,renameat,renameat2,unlink,unlinkat,rmdir,ftruncate,fallocate,openat,mkdir,\
@@ -40,16 +42,6 @@ pub(super) enum Side {
     Before,
     /// The call is made, and nothing after it.
     After,
-}
-
-/// Whether `strace` may be used here; says so where it may not.
-pub(super) fn available() -> bool {
-    let tried = Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
-    let available = tried.is_ok_and(|status| status.success());
-    if !available {
-        eprintln!("skipped: strace is needed to end the daemon at a call");
-    }
-    available
 }
 
 fn log(site: &Site) -> PathBuf {
@@ -81,7 +73,7 @@ pub(super) fn traced_start(site: &Site, inject: Option<(&Place, Side)>) -> Comma
 /// Ends a daemon that was stopped behind a call, however long its client waits for an answer.
 pub(super) struct Ender {
     pid: u32,
-    strace: Option<Child>,
+    strace: Option<Attached>,
     done: Arc<AtomicBool>,
     watcher: Option<JoinHandle<()>>,
 }
@@ -94,7 +86,7 @@ impl Ender {
         let watcher = thread::spawn(move || {
             while !told.load(Ordering::Relaxed) && !is_gone(pid) {
                 if fs::read_to_string(&log).unwrap_or_default().contains("--- stopped by SIGSTOP") {
-                    return end(pid);
+                    return strace::end(pid);
                 }
                 thread::sleep(Duration::from_millis(2));
             }
@@ -104,15 +96,7 @@ impl Ender {
 
     /// For a daemon that runs; its threads' calls are counted from now on.
     pub(super) fn attach(site: &Site, daemon: &Daemon, place: &Place, when: Side) -> Self {
-        let mut command = strace(site, Some((place, when)));
-        let mut strace = command.args(["-p", &daemon.pid().to_string()]).spawn().expect("start strace");
-        let tasks = format!("/proc/{}/task", daemon.pid());
-        wait_for("strace has all threads", PATIENCE, || {
-            let ended = strace.try_wait().expect("look at strace");
-            assert!(ended.is_none(), "strace has ended: {ended:?}");
-            let tasks = fs::read_dir(&tasks).expect("the daemon's threads");
-            tasks.flatten().all(|task| tracer(&task.path()).is_some()).then_some(())
-        });
+        let strace = Attached::attach(strace(site, Some((place, when))), daemon);
         let mut ender = Self::watch(site, daemon);
         ender.strace = Some(strace);
         ender
@@ -128,28 +112,7 @@ impl Drop for Ender {
     fn drop(&mut self) {
         self.done.store(true, Ordering::Relaxed);
         let _ = self.watcher.take().map(JoinHandle::join);
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
-        let mut tracers: Vec<_> = tasks.filter_map(|task| tracer(&task.path())).collect();
-        tracers.dedup();
-        tracers.into_iter().for_each(end);
-        if let Some(mut strace) = self.strace.take() {
-            let _ = strace.kill();
-            let _ = strace.wait();
-        }
-    }
-}
-
-/// The process that traces a thread.
-fn tracer(task: &Path) -> Option<u32> {
-    let status = fs::read_to_string(task.join("status")).ok()?;
-    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().parse().ok()?;
-    (tracer != 0).then_some(tracer)
-}
-
-fn end(pid: u32) {
-    if let Some(pid) = Pid::from_raw(pid as i32) {
-        // Fails only where the daemon has ended already.
-        let _ = kill_process(pid, Signal::KILL);
+        strace::let_go(self.pid);
     }
 }
 
