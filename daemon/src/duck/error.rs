@@ -177,6 +177,9 @@ const LOCKED: &str = "Could not set lock";
 /// How it words it when it has not let go of a file itself.
 const HELD: &str = "Unique file handle conflict";
 
+/// How it words it when a checkpoint would have to wait for other transactions, those of queries among them.
+const OTHERS_READ: &str = "there are other write transactions active";
+
 impl DuckError {
     /// What DuckDB said when a file was to be attached.
     pub(super) fn opening(file: &Path, source: duckdb::Error) -> Self {
@@ -209,6 +212,11 @@ impl DuckError {
             Self::Close(errors) => errors.iter().any(Self::is_full),
             _ => false,
         }
+    }
+
+    /// Whether a checkpoint only has to wait for queries that read the file.
+    pub fn is_put_off(&self) -> bool {
+        matches!(self, Self::Checkpoint { source, .. } if source.to_string().contains(OTHERS_READ))
     }
 
     /// Whether the file is not attached at the moment: a checkpoint failed, and whoever made it attaches the file again.

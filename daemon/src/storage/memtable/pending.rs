@@ -261,13 +261,17 @@ impl Memtable {
     }
 
     /// Puts back what a failed flush had taken, before what came since. `flushed_seq` is how far DuckDB
-    /// has come.
+    /// has come: of a flush in halves the first one may be there.
     pub fn restore(&mut self, unflushed: Unflushed, flushed_seq: u64) {
         self.pending.taken_through_seq = flushed_seq;
         match unflushed {
             Unflushed::Latest(rows) => {
                 for row in rows {
-                    self.restore_row(row);
+                    if row.record.seq() > flushed_seq {
+                        self.restore_row(row);
+                    } else if row.record.is_deleted() {
+                        self.drop_tombstone(&row.record);
+                    }
                 }
             }
             Unflushed::History(restored) => {
@@ -289,7 +293,8 @@ impl Memtable {
                 slot.writes = slot.writes.saturating_add(row.writes);
                 slot.reset = row.reset;
             }
-            slot.replaces = row.replaces.into();
+            // A commit may have taken place, although DuckDB could not say so.
+            slot.replaces = Replaces::Unknown.into();
             was_dirty
         });
         if let (Some(false), PendingKind::Latest { dirty, .. }) = (merged, &mut self.pending.kind) {

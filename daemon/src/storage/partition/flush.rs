@@ -197,7 +197,7 @@ impl Partition {
             memtable.flushed(&tombstones);
             self.watermarks.advance_flushed(through_seq.max(self.watermarks.flushed()));
         } else {
-            memtable.restore(unflushed, self.watermarks.flushed());
+            memtable.restore(unflushed, self.reached_seq());
             memtable.producers_mut().restore(producers);
         }
         drop(memtable);
@@ -212,6 +212,11 @@ impl Partition {
             memory::give_back();
         }
         result
+    }
+
+    /// How far DuckDB has come, be it by half of a flush that failed.
+    fn reached_seq(&self) -> u64 {
+        self.store().map_or(0, |store| store.flushed_seq()).max(self.watermarks.flushed())
     }
 
     /// Gives memory back down to the cache's bound, in steps that let others in between.
@@ -377,6 +382,9 @@ impl Partition {
                 }
                 self.checkpointed_seq.fetch_max(flushed_seq, Ordering::AcqRel);
                 tracing::debug!(storage = %self.config.name, took = ?begun.elapsed(), "checkpoint");
+            }
+            Err(error) if error.is_put_off() => {
+                tracing::debug!(storage = %self.config.name, %error, "the checkpoint waits for queries");
             }
             Err(error) => {
                 if error.is_damage() {
