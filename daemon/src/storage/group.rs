@@ -205,7 +205,7 @@ pub(super) fn encode(
                     let write = &mut writes[0];
                     write.record.set_seq(*seq);
                     let body = &bodies[write.body.start as usize..write.body.end as usize];
-                    entry::finish_line(body, std::mem::take(&mut write.hasher), *seq, durable_seq, out);
+                    entry::finish_line(body, write.hasher.clone(), *seq, durable_seq, out);
                     encoded.last_seq = *seq;
                     encoded.records += 1;
                 }
@@ -228,6 +228,13 @@ pub(super) fn encode(
         }
     }
     encoded
+}
+
+/// Takes back the places that [`encode`] has given, so that the group can be planned anew.
+pub(super) fn take_back(group: &mut [Waiting]) {
+    for write in group.iter_mut().flat_map(|waiting| &mut waiting.submission.writes) {
+        write.record.set_seq(0);
+    }
 }
 
 /// How far the producers of a submission have come, once it is written.

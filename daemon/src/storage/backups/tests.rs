@@ -10,7 +10,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::clock::simulated::SimulatedClock;
 use crate::config::{self, Overrides};
-use crate::disk::RealDisk;
+use crate::disk::{Disk, RealDisk};
 use crate::duck::{
     Engine, EngineSettings, Files, FlushBatch, FlushRow, FlushRows, FlushWrite, Present, Store,
 };
@@ -87,9 +87,13 @@ impl Place {
     }
 
     pub(in crate::storage) fn open(&self) -> Storage {
+        self.open_on(RealDisk::shared())
+    }
+
+    pub(in crate::storage) fn open_on(&self, disk: Arc<dyn Disk>) -> Storage {
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
         let shared = Arc::new(Shared {
-            disk: RealDisk::shared(),
+            disk,
             scheduler: Scheduler::new(Arc::clone(&clock)),
             clock,
             engine: Arc::clone(&self.engine),

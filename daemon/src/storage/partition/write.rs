@@ -181,20 +181,32 @@ impl Partition {
     fn commit_group(&self, group: &mut [Waiting], lines: &mut Vec<u8>) -> Vec<Vec<UnitResult>> {
         let mut wal = self.wal.lock();
         let durable_seq = self.watermarks.durable();
-        let start = Start { next_seq: self.watermarks.appended() + 1, stores: wal.has_room() };
-        let results = group::plan(group, &self.memtable.read(), start);
-        let encoded = group::encode(group, &results, durable_seq, lines);
-        if encoded.records == 0 {
-            return self.answer_without_writing(&mut wal, group, results);
-        }
-        #[cfg(test)]
-        if self.has_planted(Bug::PublishBeforeSync) {
-            self.publish(group, &results);
-        }
-        if let Err(error) = self.append(&mut wal, lines, encoded) {
-            tracing::error!(storage = %self.config.name, %error, "a commit group failed");
-            return refuse_done(results, &refusal(&error));
-        }
+        let mut start = Start { next_seq: self.watermarks.appended() + 1, stores: wal.has_room() };
+        let results = loop {
+            let results = group::plan(group, &self.memtable.read(), start);
+            let encoded = group::encode(group, &results, durable_seq, lines);
+            if encoded.records == 0 {
+                return self.answer_without_writing(&mut wal, group, results);
+            }
+            #[cfg(test)]
+            if self.has_planted(Bug::PublishBeforeSync) {
+                self.publish(group, &results);
+            }
+            match self.append(&mut wal, lines, encoded) {
+                Ok(()) => break results,
+                Err(error) => {
+                    tracing::error!(storage = %self.config.name, %error, "a commit group failed");
+                    if start.stores && matches!(error, WalError::Full(_)) {
+                        // There may still be room for the deletions.
+                        start.stores = false;
+                        group::take_back(group);
+                        lines.clear();
+                        continue;
+                    }
+                    return refuse_done(results, &refusal(&error));
+                }
+            }
+        };
         drop(wal);
         #[cfg(test)]
         if self.has_planted(Bug::AnswerBeforePublish) {
@@ -327,13 +339,23 @@ fn refuse_all(group: &[Waiting], refusal: &Refusal) -> Vec<Vec<UnitResult>> {
     group.iter().map(refuse).collect()
 }
 
-/// The group was not written: what seemed to be done is refused, what was refused anyway stays.
+/// The group was not written: what seemed to be done is refused, and whatever may rest on that; what was refused anyway
+/// stays.
 fn refuse_done(mut results: Vec<Vec<UnitResult>>, refusal: &Refusal) -> Vec<Vec<UnitResult>> {
     for result in results.iter_mut().flatten() {
-        // What a repetition repeats may be among it.
-        if matches!(result, UnitResult::Done(_) | UnitResult::Duplicate { .. }) {
+        // What a repetition repeats, and what a condition did not find, may be among it.
+        let rests_on_it = matches!(
+            result,
+            UnitResult::Done(_)
+                | UnitResult::Duplicate { .. }
+                | UnitResult::Refused(Refusal::Conflict { .. })
+        );
+        if rests_on_it {
             *result = UnitResult::Refused(refusal.clone());
         }
     }
     results
 }
+
+#[cfg(test)]
+mod tests;
