@@ -327,13 +327,22 @@ impl Wal {
         }
     }
 
-    /// Seals the active segment when it is old enough, although nothing is being written.
+    /// Seals the active segment when it is old enough, although nothing is being written, and there is room for
+    /// another one.
     ///
     /// # Errors
     /// When its last bytes cannot be synced.
     pub fn seal_if_old(&mut self) -> Result<(), WalError> {
         let old = self.active.as_ref().is_some_and(|active| active.bytes() > 0 && self.is_old(active));
-        if old { self.seal() } else { Ok(()) }
+        // To seal it gives back what is reserved. On a full disk deletions still need that.
+        if old && self.can_go_on() { self.seal() } else { Ok(()) }
+    }
+
+    /// Whether there is another segment, or room for one.
+    fn can_go_on(&mut self) -> bool {
+        self.poll_spare();
+        let free_bytes = || self.disk.free_bytes(self.place.base()).unwrap_or(u64::MAX);
+        self.ready.is_some() || (self.full_since.is_none() && free_bytes() >= self.limits.max_bytes)
     }
 
     /// Seals and trims the active segment now.
@@ -360,10 +369,8 @@ impl Wal {
     }
 
     fn begin_spare(&mut self) {
-        let directory = match (&self.newest, &self.place) {
-            (Some((directory, _)), _) | (None, Place::Fixed(directory)) => directory,
-            (None, Place::Daily(_)) => return,
-        };
+        // Before its first segment it is not certain that a directory's own name is durable.
+        let Some((directory, _)) = &self.newest else { return };
         // Without a spare the next segment is made when it is needed, only slower.
         let space = self.active.as_ref().map_or(Space::Reserved, Active::best_space);
         self.spare = Spare::begin(&self.disk, directory, self.limits.max_bytes, space).ok();

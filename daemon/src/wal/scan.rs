@@ -140,7 +140,9 @@ fn first_hole(rest: &[u8], offset: usize) -> Option<usize> {
 
 /// How a line begins; a newline before it may be damaged or swallowed by a hole.
 const LINE_START: &[u8] = b"{\"op\":\"";
-/// How many beginnings are tried in one run of bytes without a newline: a document may be full of them.
+/// How a batch begins.
+const BATCH_START: &[u8] = b"{\"op\":\"batch\"";
+/// How many beginnings of each kind are tried in one run of bytes without a newline: a document may be full of them.
 const MAX_STARTS: usize = 256;
 
 /// Lines with a valid checksum, wherever they begin.
@@ -150,9 +152,10 @@ fn valid_lines(bytes: &[u8]) -> impl Iterator<Item = (&[u8], usize)> {
         while let Some(run) = line_at(bytes, start) {
             let at = start;
             start += run.len() + 1;
-            // A line ends its run, so the latest beginnings are the likeliest.
-            let starts = memchr::memmem::rfind_iter(run, LINE_START).take(MAX_STARTS);
-            for skip in starts {
+            // A line ends its run, so the latest beginnings are the likeliest; but a batch is full of them.
+            let batches = memchr::memmem::find_iter(run, BATCH_START).take(MAX_STARTS);
+            let latest = memchr::memmem::rfind_iter(run, LINE_START).take(MAX_STARTS);
+            for skip in batches.chain(latest) {
                 if entry::has_valid_checksum(&run[skip..]) {
                     return Some((&run[skip..], at + skip));
                 }
@@ -292,6 +295,21 @@ mod tests {
         let (seqs, end) = scan_seqs(&bytes);
         assert_eq!(seqs, [1]);
         assert!(end.is_err(), "record 2 was durable when 3 was written");
+    }
+
+    /// Only the last operations of it were looked at, none of which is a line, and record 2 was cut off as torn.
+    #[test]
+    fn a_hole_over_a_newline_hides_no_long_batch_either() {
+        let mut bytes = segment(2);
+        let hole = bytes.len() - 20;
+        bytes[hole..].fill(0);
+        let whole = line(3, 2);
+        let body = &whole[..whole.len() - br#","seq":3,"durable_seq":2,"crc":"00000000"}"#.len() - 1];
+        let bodies = std::iter::repeat_n(body, 3 * MAX_STARTS);
+        entry::finish_batch(bodies, None, 3, 2, &mut bytes);
+        let (seqs, end) = scan_seqs(&bytes);
+        assert_eq!(seqs, [1]);
+        assert!(end.is_err(), "record 2 was durable when the batch was written");
     }
 
     #[test]

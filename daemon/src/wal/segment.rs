@@ -244,7 +244,8 @@ impl Active {
             }
         }
         if let Err(error) = self.file.write_at(self.offset, lines) {
-            return Err(match self.file.truncate(self.offset) {
+            // Taken back is only what a power cut does not bring again.
+            return Err(match self.file.truncate(self.offset).and_then(|()| self.file.sync()) {
                 Ok(()) => {
                     (self.capacity, self.written) = (0, 0);
                     AppendError::TakenBack(error)

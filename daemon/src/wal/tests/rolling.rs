@@ -352,3 +352,48 @@ fn places_are_below_their_base() {
         assert_eq!((place.base(), place.directory(day)), (base.as_path(), directory));
     }
 }
+
+/// Sealed, it gave the file system back what deletions needed.
+#[test]
+fn where_there_is_no_room_for_another_segment_an_old_one_stays_open() {
+    let mut bench = Bench::new(false, 100);
+    bench.append();
+    bench.clock.advance(HOUR);
+    bench.failures.nothing_free.store(true, Ordering::SeqCst);
+    bench.wal.seal_if_old().expect("left");
+    assert_eq!(bench.wal.gauges().active_bytes, 10);
+    bench.failures.creates_full.store(1, Ordering::SeqCst);
+    bench.append();
+    assert_eq!(bench.segments(), named(&[("wal_000001.jsonl", 20)]));
+    bench.failures.nothing_free.store(false, Ordering::SeqCst);
+    bench.wal.full_since = None;
+    bench.wal.seal_if_old().expect("sealed");
+    assert_eq!(bench.wal.gauges().active_bytes, 0);
+}
+
+#[test]
+fn where_the_next_segment_is_ready_an_old_one_is_sealed_on_a_full_disk() {
+    let mut bench = Bench::new(false, 30);
+    bench.append();
+    bench.append();
+    bench.settle();
+    bench.clock.advance(HOUR);
+    bench.failures.nothing_free.store(true, Ordering::SeqCst);
+    bench.wal.seal_if_old().expect("sealed");
+    assert_eq!(bench.wal.gauges().active_bytes, 0);
+    bench.append();
+    assert_eq!(bench.segments(), named(&[("wal_000001.jsonl", 20), ("wal_000002.jsonl", 10)]));
+}
+
+/// A power cut brought back what had been refused.
+#[test]
+fn what_is_taken_back_is_taken_back_durably() {
+    let mut bench = Bench::new(false, 100);
+    bench.append();
+    bench.wal.sync().expect("synced");
+    bench.failures.writes.store(1, Ordering::SeqCst);
+    bench.failures.syncs.store(1, Ordering::SeqCst);
+    let failed = bench.append_on(b"123456789\n", "2025-01-15");
+    assert!(matches!(failed, Err(WalError::Failed(_))), "a sync that fails is final: {failed:?}");
+    assert_eq!(bench.failures.syncs.load(Ordering::SeqCst), 0);
+}

@@ -168,3 +168,18 @@ fn what_an_interrupted_start_or_segment_left_is_removed() {
     let left = RealDisk.list(&written.days[0]).expect("listed");
     assert_eq!(left, ["notes", "other.tmp", "torn-9-wal_000001.jsonl", "wal_000001.jsonl"]);
 }
+
+/// The second one took the first one's place.
+#[test]
+fn a_second_torn_end_at_the_same_place_is_kept_beside_the_first() {
+    let written = Written::new(&[(0, 1, b"one")]);
+    for torn in ["one", "two", "two"] {
+        std::fs::write(written.days[0].join("wal_000001.jsonl"), torn).expect("written");
+        written.recover(0).1.expect("it starts");
+    }
+    let mut kept = RealDisk.list(&written.days[0]).expect("listed");
+    kept.sort_unstable();
+    assert_eq!(kept, ["torn-0-2-wal_000001.jsonl", "torn-0-wal_000001.jsonl"]);
+    let read = |name: &str| std::fs::read_to_string(written.days[0].join(name)).expect("read");
+    assert_eq!([read(&kept[0]), read(&kept[1])], ["two", "one"]);
+}
