@@ -112,8 +112,12 @@ impl Ledger {
         }
     }
 
-    /// What was answered and not durable may be gone; no later sync makes it durable any more.
-    pub(super) fn crashed(&mut self) {
+    /// What was answered and not durable may be gone with the power, or with a log that failed; no later sync makes it
+    /// durable any more. A kill alone takes nothing of it.
+    pub(super) fn crashed(&mut self, keeps_buffered: bool) {
+        if keeps_buffered {
+            return;
+        }
         for write in self.writes.iter_mut().filter(|write| write.known == Known::Buffered) {
             write.known = Known::Uncertain;
         }
@@ -126,6 +130,9 @@ impl Ledger {
 
     /// Compares what is read of a partition after a restart, and takes for durable what was seen.
     pub(super) fn observe(&mut self, place: Place, found: &Records, when: &str) {
+        // What is still buffered here was answered before a kill.
+        let kept = |write: &&mut Write| write.place == place && write.known == Known::Buffered;
+        self.writes.iter_mut().filter(kept).for_each(|write| write.known = Known::Durable);
         let mut by_address: BTreeMap<_, Vec<usize>> = BTreeMap::new();
         for (number, write) in self.writes.iter().enumerate().filter(|(_, write)| write.place == place) {
             by_address.entry((write.key.clone(), write.name.clone())).or_default().push(number);
@@ -138,7 +145,7 @@ impl Ledger {
                 ));
             }
         }
-        let open = |write: &&Write| matches!(write.known, Known::Uncertain | Known::Buffered);
+        let open = |write: &&Write| write.known == Known::Uncertain;
         let open_batches: BTreeSet<usize> = self
             .writes
             .iter()
@@ -174,7 +181,7 @@ impl Ledger {
             .iter()
             .filter(later)
             .copied()
-            .filter(|number| matches!(self.writes[*number].known, Known::Uncertain | Known::Buffered))
+            .filter(|number| self.writes[*number].known == Known::Uncertain)
             .collect();
         let seen = if let Some((data, seq)) = found {
             let sent = |number: &&usize| self.writes[**number].data.as_ref() == Some(data);

@@ -382,8 +382,8 @@ impl Life {
         partition.submit_with(submission, reply).await;
     }
 
-    /// After a fault: a storage whose log did not fail takes writes again by itself.
-    pub(super) async fn check_resumes(&self) {
+    /// After a fault: a storage takes writes again by itself, unless its log `may_be_closed`.
+    pub(super) async fn check_resumes(&self, may_be_closed: bool) {
         if self.is_closed {
             return;
         }
@@ -392,7 +392,11 @@ impl Life {
             loop {
                 let opened = self.partition(place, true).await;
                 if let Ok(Some(partition)) = opened {
-                    if partition.read_only_reason().is_some() {
+                    if let Some(reason) = partition.read_only_reason() {
+                        if !may_be_closed {
+                            let problem = format!("WRONG: {place:?} is read-only: {reason}");
+                            self.ledger.lock().problem(problem);
+                        }
                         break;
                     }
                     let mut submission = Submission { sync: true, ..Submission::default() };
