@@ -190,3 +190,23 @@ fn a_limit_for_file_sizes_is_a_full_disk_and_no_end() {
     daemon.assert_running();
     daemon.stop();
 }
+
+/// An opened date's stores got `busy`, and everything else `internal`, which is not retried.
+#[test]
+fn while_the_directory_is_away_every_request_that_needs_it_is_busy() {
+    let site = Site::new(&Config::new().dated("jobs", NO_FLUSH));
+    let daemon = site.start();
+    let mut conn = daemon.connect();
+    let store = |date: &str| {
+        json!({"op": "store", "storage": "jobs", "date": date, "key": "k", "data": {}}).to_string()
+    };
+    conn.ok(store("2025-01-15"));
+    fs::rename(site.path("jobs"), site.path("away")).unwrap();
+    for asked in [store("2025-01-16"), json!({"op": "flush"}).to_string()] {
+        conn.refused(asked, "busy");
+    }
+    fs::rename(site.path("away"), site.path("jobs")).unwrap();
+    conn.ok(store("2025-01-16"));
+    assert_eq!(conn.ok(json!({"op": "flush"}))["flushed"], 2);
+    daemon.stop();
+}

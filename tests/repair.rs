@@ -16,7 +16,7 @@ use crate::harness::{
         DATABASES, DAY, Fault, all_there, config, data, flip_blocks, health, remove_log, set_aside,
         settings_seqs, stopped, write,
     },
-    files,
+    files, python,
 };
 
 /// `fastpersist repair` on one storage.
@@ -269,6 +269,34 @@ fn damage_in_the_log_costs_what_it_hit_and_no_more() {
 }
 
 /// `fastpersist restore` of the day from what there is, into `restored`.
+/// What a start leaves that ended before it had made the tables. Repair gave up on it, and the daemon asked for a repair.
+#[test]
+fn a_database_without_its_table_is_had_back_beside_damage_in_the_log() {
+    if !python::available() {
+        return;
+    }
+    const EMPTY: &str = "import duckdb, sys\n\
+        duckdb.connect().execute(f\"ATTACH '{sys.argv[1]}' AS x (STORAGE_VERSION 'v1.2.0'); CHECKPOINT x\")\n\
+        print(0)";
+    for is_damaged in [false, true] {
+        let site = eight();
+        let database = site.path(DATABASES[0]);
+        let _ = fs::remove_file(&database);
+        python::run(EMPTY, &[&database.to_string_lossy()]);
+        if is_damaged {
+            damage_line(&segment(&site), 2);
+            site.refused_start();
+        }
+        let text = said(&repair(&site, "jobs", &["--accept-loss"]), 0);
+        assert_eq!(text.contains("record 3 would be lost"), is_damaged, "{text}");
+        let daemon = site.start();
+        let expected: Vec<u64> = (1..=8).filter(|n| !is_damaged || *n != 3).collect();
+        assert_eq!(found(&mut daemon.connect()), expected);
+        health(&mut daemon.connect(), true, &[]);
+        daemon.stop();
+    }
+}
+
 fn restore(site: &Site) -> Output {
     let mut command = Command::new(binary("fastpersist"));
     command.args(["restore", "--storage", "jobs", "--date", DAY, "--config"]).arg(site.config_file());

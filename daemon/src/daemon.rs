@@ -249,14 +249,20 @@ async fn end(server: &Server, engine: &Engine, notifier: Notifier) -> Result<(),
         let name = storage.config().name.clone();
         if storage.config().parquet_path.is_some() && !engine.is_hurried() {
             notifier.status(&format!("stopping: exporting {name}"));
-            if let Err(error) = storage.export_touched().await {
+            tracing::info!(storage = %name, "exporting; a second signal to stop leaves exports and backups out");
+            if let Err(error) = storage.export_touched().await
+                && !engine.is_hurried()
+            {
                 // The data is safe without it, and the next export replaces it.
                 tracing::error!(storage = %name, %error, "the export on shutdown failed");
             }
         }
         if storage.config().backup && !engine.is_hurried() {
             notifier.status(&format!("stopping: backing up {name}"));
-            if let Err(error) = storage.backup_touched(None).await {
+            tracing::info!(storage = %name, "backing up");
+            if let Err(error) = storage.backup_touched(None).await
+                && !engine.is_hurried()
+            {
                 // Log and database are kept, and the next start makes up for it.
                 tracing::error!(storage = %name, %error, "the backup on shutdown failed");
             }

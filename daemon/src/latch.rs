@@ -88,6 +88,13 @@ impl Directory {
     }
 }
 
+impl Astray {
+    /// Whether an error is one of these, which passes when the directory is back.
+    pub fn is_in(error: &std::io::Error) -> bool {
+        error.get_ref().is_some_and(|inner| inner.is::<Self>())
+    }
+}
+
 impl From<Astray> for std::io::Error {
     fn from(astray: Astray) -> Self {
         Self::new(std::io::ErrorKind::NotFound, astray)

@@ -66,12 +66,16 @@ pub(crate) fn let_go(pid: u32) {
         tasks.filter_map(|task| tracer(&task.path())).collect::<BTreeSet<_>>()
     };
     // Asked, it first finishes the call that it tampers with.
-    tracers().into_iter().for_each(|tracer| signal(tracer, Signal::TERM));
+    for tracer in tracers() {
+        signal(tracer, Signal::TERM);
+    }
     let deadline = Instant::now() + POLITE;
     while Instant::now() < deadline && !tracers().is_empty() {
         thread::sleep(Duration::from_millis(2));
     }
-    tracers().into_iter().for_each(end);
+    for tracer in tracers() {
+        end(tracer);
+    }
 }
 
 /// SIGKILL.

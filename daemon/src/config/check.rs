@@ -333,6 +333,12 @@ impl Checker {
             return self
                 .fail(format!("{prefix}.db_path = {path:?} must be a name below the date's directory"));
         }
+        let name = Path::new(&path).file_name().unwrap_or_default().to_string_lossy();
+        if is_taken(&name) {
+            return self.fail(format!(
+                "{prefix}.db_path = {path:?} is a name that the daemon gives other files; right is for example \"data.duckdb\""
+            ));
+        }
         Ok(path)
     }
 
@@ -409,4 +415,16 @@ fn default_socket(given_base_dir: Option<&Path>, root: Option<&Path>) -> Option<
         (None, None) => root?.join("fastpersistd.sock"),
     };
     Some(path.to_string_lossy().into_owned())
+}
+
+/// Whether the daemon or DuckDB makes other files of that name beside a database.
+fn is_taken(name: &str) -> bool {
+    const NAMES: [&str; 6] =
+        ["settled", "exported", "log_removed_through", "losses.jsonl", "backup.json", "lock_tokens"];
+    const BEGINNINGS: [&str; 3] = ["wal_", "torn-", "damaged-"];
+    const ENDINGS: [&str; 7] = [".wal", ".jsonl", ".lock", ".tmp", ".next", ".backup", ".opening"];
+    NAMES.contains(&name)
+        || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
+        || ENDINGS.iter().any(|ending| name.ends_with(ending))
+        || name.contains(".damaged")
 }

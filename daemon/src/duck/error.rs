@@ -159,13 +159,28 @@ pub enum DuckError {
 
 /// What to do about a file that cannot be opened.
 fn advice(source: &duckdb::Error) -> String {
-    if source.to_string().contains("Permission denied") {
+    let text = source.to_string();
+    let says = |sign| text.contains(sign);
+    if says("Permission denied") {
         return format!(
             "the user with uid {} must be able to read and write it: see to whom it and its directory belong",
             rustix::process::geteuid().as_raw()
         );
     }
-    "if it is damaged, move it aside and restore it from a backup".to_owned()
+    let advice = if says("we can only read versions") {
+        "another version of DuckDB has written it; use the fastpersistd that did"
+    } else if says("Read-only file system") {
+        "mount its file system writable"
+    } else if says("Input/output error") {
+        "the disk fails: see the kernel's log"
+    } else if says("No space left on device") || says("Disk quota exceeded") {
+        "make room"
+    } else if says("Too many open files") {
+        "raise the limit of open files (LimitNOFILE)"
+    } else {
+        "if it is damaged, move it aside and restore it from a backup"
+    };
+    advice.to_owned()
 }
 
 /// How DuckDB words it when a file's bytes are not those that it wrote.
@@ -210,6 +225,24 @@ impl DuckError {
             | Self::Commit { source, .. }
             | Self::Checkpoint { source, .. } => says_so(source.to_string()),
             Self::Close(errors) => errors.iter().any(Self::is_full),
+            _ => false,
+        }
+    }
+
+    /// Whether the file opens, and the table is not in it.
+    pub fn is_without_table(&self) -> bool {
+        let Self::Sql { source, .. } = self else { return false };
+        let text = source.to_string();
+        text.contains("Catalog Error: Table with name") && text.contains("does not exist")
+    }
+
+    /// Whether it was ended early because the daemon stops.
+    pub fn is_interrupted(&self) -> bool {
+        match self {
+            Self::Hurried => true,
+            Self::Sql { source, .. } | Self::Commit { source, .. } | Self::Checkpoint { source, .. } => {
+                source.to_string().contains("INTERRUPT Error")
+            }
             _ => false,
         }
     }

@@ -50,8 +50,10 @@ impl Inspector {
     /// Looks through a store that is open.
     ///
     /// # Errors
-    /// [`DuckError::Start`] when DuckDB gives no connection.
+    /// [`DuckError::Start`] when DuckDB gives no connection; why its files cannot be attached again, where a failure has
+    /// left them detached.
     pub fn of_store(store: &Store) -> Result<Self, DuckError> {
+        store.revive()?;
         let shared = store.shared_arc();
         let engine = Arc::clone(&shared.engine);
         Ok(Self { conn: engine.connect()?, engine, shared: Looked::Open(shared) })

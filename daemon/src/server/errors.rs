@@ -42,7 +42,9 @@ pub(super) fn of_refusal(refusal: &Refusal, in_batch: bool) -> WireError {
 pub(super) fn of_storage(error: &StorageError) -> WireError {
     match error {
         StorageError::TooManyDates { .. } => WireError::new(ErrorCode::Busy, error.to_string()),
-        StorageError::Open(open) if open.is_in_use() => WireError::new(ErrorCode::Busy, error.to_string()),
+        StorageError::Open(open) if open.is_in_use() || open.is_astray() => {
+            WireError::new(ErrorCode::Busy, error.to_string())
+        }
         StorageError::Open(open) if open.is_full() => WireError::new(ErrorCode::DiskFull, error.to_string()),
         StorageError::Open(_) | StorageError::Gone => internal("opening a partition", error),
     }
@@ -68,10 +70,11 @@ pub(super) fn of_read(error: &ReadError) -> WireError {
 pub(super) fn of_flush(error: &FlushError) -> WireError {
     let code = match error {
         FlushError::NoRoom { .. } | FlushError::Wal(WalError::Full(_)) => ErrorCode::DiskFull,
-        FlushError::Wal(_) => ErrorCode::ReadOnly,
+        FlushError::Wal(WalError::Unavailable(_)) | FlushError::Astray(_) => ErrorCode::Busy,
+        FlushError::Wal(WalError::Failed(_)) => ErrorCode::ReadOnly,
         // There was room when it began.
         _ if error.is_full() => ErrorCode::DiskFull,
-        FlushError::Duck(_) | FlushError::Astray(_) | FlushError::Directory(_) | FlushError::Thread(_) => {
+        FlushError::Duck(_) | FlushError::Directory(_) | FlushError::Thread(_) => {
             return internal("the flush", error);
         }
     };
@@ -169,6 +172,8 @@ pub(super) fn of_backup(error: &BackupError) -> WireError {
         BackupError::Storage(error) => of_storage(error),
         BackupError::Flush(error) => of_flush(error),
         BackupError::Duck(duck) if duck.is_in_use() => new(ErrorCode::Busy),
+        // Only a second signal to stop interrupts a copy.
+        BackupError::Duck(duck) if duck.is_interrupted() => shutting_down(),
         _ if error.is_full() => new(ErrorCode::DiskFull),
         _ => internal("the backup", error),
     }

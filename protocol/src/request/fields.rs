@@ -187,7 +187,8 @@ impl<'a> Fields<'a> {
     /// An unsigned integer field.
     pub(super) fn unsigned(&self, field: Field) -> Taken<Option<u64>> {
         let Some(raw) = self.get(field) else { return Ok(None) };
-        raw.as_u64().map(Some).ok_or_else(|| mistyped(field, "an integer from 0 on", &raw))
+        let first = if field == Field::Limit { "1" } else { "0" };
+        raw.as_u64().map(Some).ok_or_else(|| mistyped(field, &format!("an integer from {first} on"), &raw))
     }
 
     /// A boolean field.

@@ -76,6 +76,9 @@ pub(crate) struct ImportArgs {
 }
 
 pub(crate) fn import(global: &Global, args: &ImportArgs, out: &mut Output) -> Outcome {
+    if let Err(error) = std::fs::read_dir(&args.from) {
+        return Err(Failure::io(args.from.display(), &error));
+    }
     let client = global.connect()?;
     let storage = find_storage(&client.info()?, global.storage.as_deref(), None)?;
     let program = args.daemon.clone().map_or_else(find_program, Ok)?;

@@ -15,7 +15,7 @@ use super::{Layout, Partition, Shared, notes};
 use crate::config::StorageConfig;
 use crate::disk;
 use crate::duck::{DuckError, Store};
-use crate::latch::Latch;
+use crate::latch::{Astray, Latch};
 use crate::stats::StorageStats;
 use crate::storage::memtable::Memtable;
 use crate::storage::producers::{Mark, Producers};
@@ -73,6 +73,11 @@ impl OpenError {
             Self::Duck(error) => error.is_full(),
             _ => false,
         }
+    }
+
+    /// Whether the storage's directory is not in place, which passes.
+    pub fn is_astray(&self) -> bool {
+        matches!(self, Self::Wal(RecoverError::Io { source, .. }) if Astray::is_in(source))
     }
 
     /// Whether another program has the database open, which passes.
