@@ -397,3 +397,19 @@ fn what_is_taken_back_is_taken_back_durably() {
     assert!(matches!(failed, Err(WalError::Failed(_))), "a sync that fails is final: {failed:?}");
     assert_eq!(bench.failures.syncs.load(Ordering::SeqCst), 0);
 }
+
+/// A second one would be prepared under its name.
+#[test]
+fn where_a_segment_is_ready_there_is_room_whatever_was_full_before() {
+    let mut bench = Bench::new(false, 40);
+    bench.append();
+    bench.append();
+    bench.settle();
+    assert!(bench.wal.ready.is_some());
+    bench.wal.full_since = Some(Instant::now());
+    assert!(bench.wal.has_room());
+    assert_eq!((bench.wal.full_since, bench.wal.spare.is_some()), (None, false));
+    // And nobody waits for long to find that out.
+    bench.wal.full_since = Instant::now().checked_sub(2 * FULL_RETRY);
+    assert!(bench.wal.has_room() && bench.wal.ready.is_some() && bench.wal.spare.is_none());
+}
