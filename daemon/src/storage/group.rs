@@ -233,7 +233,7 @@ pub(super) fn encode(
 /// Takes back the places that [`encode`] has given, so that the group can be planned anew.
 pub(super) fn take_back(group: &mut [Waiting]) {
     for write in group.iter_mut().flat_map(|waiting| &mut waiting.submission.writes) {
-        write.record.set_seq(0);
+        write.record.take_seq_back();
     }
 }
 

@@ -303,6 +303,13 @@ impl Record {
         Arc::make_mut(&mut self.0)[head::SEQ].copy_from_slice(&seq.to_le_bytes());
     }
 
+    /// Takes the place back from a record that was not appended after all and that nobody shares.
+    pub fn take_seq_back(&mut self) {
+        if self.seq() > 0 {
+            Arc::make_mut(&mut self.0)[head::SEQ].fill(0);
+        }
+    }
+
     /// Whether the record is a deletion.
     pub fn is_deleted(&self) -> bool {
         self.has(flag::DELETED)
