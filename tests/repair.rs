@@ -268,7 +268,6 @@ fn damage_in_the_log_costs_what_it_hit_and_no_more() {
     health(&mut conn, true, &[]);
 }
 
-/// `fastpersist restore` of the day from what there is, into `restored`.
 /// What a start leaves that ended before it had made the tables. Repair gave up on it, and the daemon asked for a repair.
 #[test]
 fn a_database_without_its_table_is_had_back_beside_damage_in_the_log() {
@@ -297,6 +296,7 @@ fn a_database_without_its_table_is_had_back_beside_damage_in_the_log() {
     }
 }
 
+/// `fastpersist restore` of the day from what there is, into `restored`.
 fn restore(site: &Site) -> Output {
     let mut command = Command::new(binary("fastpersist"));
     command.args(["restore", "--storage", "jobs", "--date", DAY, "--config"]).arg(site.config_file());

@@ -333,8 +333,8 @@ impl Checker {
             return self
                 .fail(format!("{prefix}.db_path = {path:?} must be a name below the date's directory"));
         }
-        let name = Path::new(&path).file_name().unwrap_or_default().to_string_lossy();
-        if is_taken(&name) {
+        let mut names = Path::new(&path).components().map(|part| part.as_os_str().to_string_lossy());
+        if names.any(|name| is_taken(&name)) {
             return self.fail(format!(
                 "{prefix}.db_path = {path:?} is a name that the daemon gives other files; right is for example \"data.duckdb\""
             ));
@@ -421,8 +421,8 @@ fn default_socket(given_base_dir: Option<&Path>, root: Option<&Path>) -> Option<
 fn is_taken(name: &str) -> bool {
     const NAMES: [&str; 6] =
         ["settled", "exported", "log_removed_through", "losses.jsonl", "backup.json", "lock_tokens"];
-    const BEGINNINGS: [&str; 3] = ["wal_", "torn-", "damaged-"];
-    const ENDINGS: [&str; 7] = [".wal", ".jsonl", ".lock", ".tmp", ".next", ".backup", ".opening"];
+    const BEGINNINGS: [&str; 2] = ["torn-", "damaged-"];
+    const ENDINGS: [&str; 7] = [".wal", ".jsonl", ".lock", ".tmp", ".next", ".opening", ".suspect"];
     NAMES.contains(&name)
         || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
         || ENDINGS.iter().any(|ending| name.ends_with(ending))

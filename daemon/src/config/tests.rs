@@ -100,6 +100,7 @@ fn every_mistake_is_named_with_what_would_be_right() {
         ("export_at = \"25:00\"", "storage.jobs.export_at", "03:30"),
         ("db_path = \"/srv/all.duckdb\"", "storage.jobs.db_path", "{date}"),
         ("db_path = \"wal_000001.jsonl\"", "storage.jobs.db_path", "data.duckdb"),
+        ("db_path = \"settled/data.duckdb\"", "storage.jobs.db_path", "data.duckdb"),
         ("db_path = \"of/settled\"", "storage.jobs.db_path", "data.duckdb"),
         ("db_path = \"data.duckdb.wal\"", "storage.jobs.db_path", "data.duckdb"),
         ("db_path = \"/srv/{date}/torn-1\"", "storage.jobs.db_path", "data.duckdb"),

@@ -288,13 +288,13 @@ impl Store {
         self.live().map(drop)
     }
 
-    /// The connection, with the files attached.
     /// Attaches the files again where a failure has left them detached, unless somebody else is about it.
     pub(super) fn revive(&self) -> Result<(), DuckError> {
         let is_detached = self.live.try_lock().is_some_and(|live| live.state == State::Detached);
         if is_detached { self.live().map(drop) } else { Ok(()) }
     }
 
+    /// The connection, with the files attached.
     pub(super) fn live(&self) -> Result<MutexGuard<'_, Live>, DuckError> {
         self.attached(&|_| {})
     }

@@ -102,6 +102,11 @@ pub enum ExportError {
 }
 
 impl ExportError {
+    /// Whether it was ended early because the daemon stops.
+    pub fn is_interrupted(&self) -> bool {
+        matches!(self, Self::Duck(error) if error.is_interrupted())
+    }
+
     /// Whether it failed for lack of room.
     pub fn is_full(&self) -> bool {
         match self {

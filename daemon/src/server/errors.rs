@@ -154,6 +154,8 @@ pub(super) fn of_export(error: &ExportingError) -> WireError {
             let names: Vec<_> = names.iter().map(|name| format!("{name:?}")).collect();
             WireError::new(ErrorCode::BadRequest, format!("{error}: {}", names.join(", ")))
         }
+        // Only a second signal to stop interrupts it.
+        ExportingError::Export(export) if export.is_interrupted() => shutting_down(),
         ExportingError::Export(export) if export.is_full() => {
             WireError::new(ErrorCode::DiskFull, error.to_string())
         }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -27,8 +27,8 @@ pub(crate) struct Failures {
     pub(crate) reads: AtomicUsize,
     pub(crate) preallocates_full: AtomicUsize,
     pub(crate) preallocates_unsupported: AtomicUsize,
-    /// The disk says that nothing is free.
-    pub(crate) nothing_free: AtomicBool,
+    /// The disk says that so much is free.
+    pub(crate) free_bytes: Mutex<Option<u64>>,
     /// No space is had as long as a test holds this.
     pub(crate) no_space_yet: Mutex<()>,
     /// No sync returns as long as a test holds this.
@@ -103,7 +103,7 @@ impl Disk for FailingDisk {
         RealDisk.list(path)
     }
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
-        if self.failures.nothing_free.load(Ordering::SeqCst) { Ok(0) } else { RealDisk.free_bytes(path) }
+        self.failures.free_bytes.lock().map_or_else(|| RealDisk.free_bytes(path), Ok)
     }
     fn planted(&self) -> Option<Bug> {
         self.bug

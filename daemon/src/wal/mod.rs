@@ -341,8 +341,10 @@ impl Wal {
     /// Whether there is another segment, or room for one.
     fn can_go_on(&mut self) -> bool {
         self.poll_spare();
+        let given_back = self.active.as_ref().map_or(0, Active::unused_bytes);
         let free_bytes = || self.disk.free_bytes(self.place.base()).unwrap_or(u64::MAX);
-        self.ready.is_some() || (self.full_since.is_none() && free_bytes() >= self.limits.max_bytes)
+        self.ready.is_some()
+            || free_bytes().saturating_add(given_back) >= segment::reserved_bytes(self.limits.max_bytes)
     }
 
     /// Seals and trims the active segment now.

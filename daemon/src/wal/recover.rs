@@ -376,7 +376,7 @@ fn settle_newest(
     if end.torn {
         let rest = &bytes[end.valid_bytes..];
         let length = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        let beside = torn_beside(disk, path, end.valid_bytes, &rest[..length]);
+        let beside = torn_beside(disk, path, end.valid_bytes, &rest[..length]).map_err(io_error())?;
         disk::write_durably(disk, &beside, &rest[..length]).map_err(RecoverError::io(&beside))?;
         tracing::warn!(file = %path.display(), offset = end.valid_bytes, bytes = length, kept = %beside.display(),
             "the log's last write is torn and was cut off; what a power cut tears had not been answered as durable");
@@ -407,20 +407,21 @@ fn settle_newest(
 }
 
 /// Where a torn end is kept: where no other one is, for a segment's number may come again.
-fn torn_beside(disk: &dyn Disk, path: &Path, offset: usize, torn: &[u8]) -> PathBuf {
+fn torn_beside(disk: &dyn Disk, path: &Path, offset: usize, torn: &[u8]) -> io::Result<PathBuf> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let mut beside = path.with_file_name(format!("{TORN_PREFIX}{offset}-{name}"));
     let mut again = 1;
-    let is_taken = |beside: &Path| match disk.read(beside) {
-        // A start that did not come to its end has kept it already.
-        Ok(kept) => kept != torn,
-        Err(error) => error.kind() != io::ErrorKind::NotFound,
-    };
-    while is_taken(&beside) {
+    loop {
+        match disk.read(&beside) {
+            // A start that did not come to its end has kept it already.
+            Ok(kept) if kept == torn => return Ok(beside),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(beside),
+            Err(error) => return Err(error),
+        }
         again += 1;
         beside = path.with_file_name(format!("{TORN_PREFIX}{offset}-{again}-{name}"));
     }
-    beside
 }
 
 /// Writes a segment's own bytes over it where there is no room for a second one. What is on the disk is these bytes or,

@@ -41,6 +41,11 @@ pub fn number_of(name: &str) -> Option<u64> {
     digits.parse().ok()
 }
 
+/// What is reserved for a segment of at most so many bytes.
+pub fn reserved_bytes(max_bytes: u64) -> u64 {
+    max_bytes.min(MAX_PREALLOCATED_BYTES)
+}
+
 /// A segment that is complete: trimmed, synced, and never written again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sealed {
@@ -83,7 +88,7 @@ fn prepare(disk: &dyn Disk, path: PathBuf, preallocate_bytes: u64, space: Space)
     let mut file = disk.create(&path)?;
     let (mut reserved, mut written) = (0, 0);
     if preallocate_bytes >= MIN_PREALLOCATED_BYTES {
-        let bytes = preallocate_bytes.min(MAX_PREALLOCATED_BYTES);
+        let bytes = reserved_bytes(preallocate_bytes);
         let had = file.preallocate(bytes).and_then(|()| match space {
             Space::Reserved => Ok(()),
             Space::Written => write_nul(&mut *file, 0, bytes),
@@ -297,6 +302,11 @@ impl Active {
     /// Bytes of whole lines.
     pub fn bytes(&self) -> u64 {
         self.offset
+    }
+
+    /// What is reserved and holds no lines.
+    pub fn unused_bytes(&self) -> u64 {
+        self.capacity.saturating_sub(self.offset)
     }
 
     /// The place of the last record, 0 while there is none.

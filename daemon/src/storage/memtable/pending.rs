@@ -264,6 +264,8 @@ impl Memtable {
     /// has come: of a flush in halves the first one may be there.
     pub fn restore(&mut self, unflushed: Unflushed, flushed_seq: u64) {
         self.pending.taken_through_seq = flushed_seq;
+        // Half of it may be in DuckDB, and what a reader saw there before is old.
+        self.epoch += 1;
         match unflushed {
             Unflushed::Latest(rows) => {
                 for row in rows {

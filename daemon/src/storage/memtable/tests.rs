@@ -211,6 +211,18 @@ fn rows_that_were_read_before_a_flush_are_not_taken_in() {
 }
 
 #[test]
+fn rows_that_were_read_before_half_a_flush_are_not_taken_in() {
+    let mut table = Memtable::new(Model::Dated, false);
+    let epoch = table.epoch();
+    delete(&mut table, 12, "k", None);
+    store(&mut table, 13, "other", None);
+    let (unflushed, _) = taken(&mut table);
+    table.restore(unflushed, 12);
+    assert!(!table.load_key("k", vec![record(3, "k", None, false)], epoch, false));
+    assert_eq!(seq_of(&table, "k", None), Known::Cold);
+}
+
+#[test]
 fn absence_is_noted_for_writers_and_costs_nothing_for_readers() {
     let mut table = Memtable::new(Model::Dated, false);
     assert!(table.load_key("k", Vec::new(), table.epoch(), false));

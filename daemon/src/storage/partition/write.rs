@@ -203,7 +203,7 @@ impl Partition {
                         lines.clear();
                         continue;
                     }
-                    return refuse_done(results, &refusal(&error));
+                    return refuse_done(results, &refusal(&error), start.next_seq);
                 }
             }
         };
@@ -238,7 +238,7 @@ impl Partition {
             }
             Err(error) => {
                 tracing::error!(storage = %self.config.name, %error, "a sync of the log failed");
-                refuse_done(results, &refusal(&error))
+                refuse_done(results, &refusal(&error), 0)
             }
         }
     }
@@ -340,17 +340,19 @@ fn refuse_all(group: &[Waiting], refusal: &Refusal) -> Vec<Vec<UnitResult>> {
 }
 
 /// The group was not written: what seemed to be done is refused, and whatever may rest on that; what was refused anyway
-/// stays.
-fn refuse_done(mut results: Vec<Vec<UnitResult>>, refusal: &Refusal) -> Vec<Vec<UnitResult>> {
+/// stays, and so does what rests on a record before `first_seq`, the group's first place.
+fn refuse_done(mut results: Vec<Vec<UnitResult>>, refusal: &Refusal, first_seq: u64) -> Vec<Vec<UnitResult>> {
+    // Behind a failed log nothing is certain that was not durable.
+    let is_certain =
+        |seq: u64| (1..first_seq).contains(&seq) && !matches!(refusal, Refusal::OutcomeUnknown(_));
     for result in results.iter_mut().flatten() {
-        // What a repetition repeats, and what a condition did not find, may be among it.
-        let rests_on_it = matches!(
-            result,
-            UnitResult::Done(_)
-                | UnitResult::Duplicate { .. }
-                | UnitResult::Refused(Refusal::Conflict { .. })
-        );
-        if rests_on_it {
+        let stays = match result {
+            UnitResult::Done(_) => false,
+            UnitResult::Duplicate { seq } => seq.is_some_and(is_certain),
+            UnitResult::Refused(Refusal::Conflict { current_seq, .. }) => is_certain(*current_seq),
+            _ => true,
+        };
+        if !stays {
             *result = UnitResult::Refused(refusal.clone());
         }
     }

@@ -356,17 +356,20 @@ fn places_are_below_their_base() {
 /// Sealed, it gave the file system back what deletions needed.
 #[test]
 fn where_there_is_no_room_for_another_segment_an_old_one_stays_open() {
-    let mut bench = Bench::new(false, 100);
+    let mut bench = Bench::new(false, 1 << 20);
     bench.append();
     bench.clock.advance(HOUR);
-    bench.failures.nothing_free.store(true, Ordering::SeqCst);
+    *bench.failures.free_bytes.lock() = Some(9);
     bench.wal.seal_if_old().expect("left");
     assert_eq!(bench.wal.gauges().active_bytes, 10);
     bench.failures.creates_full.store(1, Ordering::SeqCst);
     bench.append();
     assert_eq!(bench.segments(), named(&[("wal_000001.jsonl", 20)]));
-    bench.failures.nothing_free.store(false, Ordering::SeqCst);
-    bench.wal.full_since = None;
+    // Twenty bytes are used, and the others come back when it is sealed.
+    *bench.failures.free_bytes.lock() = Some(19);
+    bench.wal.seal_if_old().expect("left");
+    assert_eq!(bench.wal.gauges().active_bytes, 20);
+    *bench.failures.free_bytes.lock() = Some(20);
     bench.wal.seal_if_old().expect("sealed");
     assert_eq!(bench.wal.gauges().active_bytes, 0);
 }
@@ -378,7 +381,7 @@ fn where_the_next_segment_is_ready_an_old_one_is_sealed_on_a_full_disk() {
     bench.append();
     bench.settle();
     bench.clock.advance(HOUR);
-    bench.failures.nothing_free.store(true, Ordering::SeqCst);
+    *bench.failures.free_bytes.lock() = Some(0);
     bench.wal.seal_if_old().expect("sealed");
     assert_eq!(bench.wal.gauges().active_bytes, 0);
     bench.append();

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use fastpersist_protocol::time::{Date, Timestamp};
 
+use super::refuse_done;
 use crate::storage::Kind;
 use crate::storage::backups::tests::Place;
 use crate::storage::record::{Columns, Names, Record};
@@ -63,6 +64,8 @@ async fn of_a_group_that_has_no_room_deletions_go_on_and_nothing_is_said_of_what
         add(&mut group, "old", false, None, Some(1));
         group
     };
+    let conflict =
+        |if_seq, current_seq| UnitResult::Refused(Refusal::Conflict { if_seq, current_seq, index: 0 });
     let refused = || UnitResult::Refused(Refusal::DiskFull);
     let repeated = || UnitResult::Duplicate { seq: Some(1) };
     failures.writes.store(1, Ordering::SeqCst);
@@ -71,9 +74,13 @@ async fn of_a_group_that_has_no_room_deletions_go_on_and_nothing_is_said_of_what
 
     // There is no room even for a deletion.
     failures.writes.store(2, Ordering::SeqCst);
-    let mut both = Submission::default();
-    add(&mut both, "newer", false, None, None);
-    assert_eq!(partition.submit(both).await.expect("answered"), [refused()]);
+    let mut none = Submission::default();
+    add(&mut none, "newer", false, None, None);
+    add(&mut none, "old", false, None, Some(1));
+    assert_eq!(partition.submit(none).await.expect("answered"), [refused(), repeated()]);
+    let results = vec![vec![one(3), repeated(), conflict(0, 2), conflict(0, 3), conflict(7, 0)]];
+    let results = refuse_done(results, &Refusal::DiskFull, 3);
+    assert_eq!(results, [[refused(), repeated(), conflict(0, 2), refused(), refused()]]);
     failures.writes.store(0, Ordering::SeqCst);
 
     // And when there is room again, places go on where they were, and the condition finds what there is.
@@ -85,8 +92,6 @@ async fn of_a_group_that_has_no_room_deletions_go_on_and_nothing_is_said_of_what
         }
         assert!(begun.elapsed().as_secs() < 10, "it does not go on");
     };
-    let conflict =
-        |if_seq, current_seq| UnitResult::Refused(Refusal::Conflict { if_seq, current_seq, index: 0 });
     let nothing = UnitResult::Done(Seqs::One(None));
     assert_eq!(results, [one(3), conflict(0, 3), conflict(7, 0), nothing, repeated()]);
     drop(partition);
