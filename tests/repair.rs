@@ -268,15 +268,17 @@ fn damage_in_the_log_costs_what_it_hit_and_no_more() {
     health(&mut conn, true, &[]);
 }
 
+/// A file of DuckDB without any table.
+const EMPTY: &str = "import duckdb, sys\n\
+    duckdb.connect().execute(f\"ATTACH '{sys.argv[1]}' AS x (STORAGE_VERSION 'v1.2.0'); CHECKPOINT x\")\n\
+    print(0)";
+
 /// What a start leaves that ended before it had made the tables. Repair gave up on it, and the daemon asked for a repair.
 #[test]
 fn a_database_without_its_table_is_had_back_beside_damage_in_the_log() {
     if !python::available() {
         return;
     }
-    const EMPTY: &str = "import duckdb, sys\n\
-        duckdb.connect().execute(f\"ATTACH '{sys.argv[1]}' AS x (STORAGE_VERSION 'v1.2.0'); CHECKPOINT x\")\n\
-        print(0)";
     for is_damaged in [false, true] {
         let site = eight();
         let database = site.path(DATABASES[0]);

@@ -91,7 +91,7 @@ impl Directory {
 impl Astray {
     /// Whether an error is one of these, which passes when the directory is back.
     pub fn is_in(error: &std::io::Error) -> bool {
-        error.get_ref().is_some_and(|inner| inner.is::<Self>())
+        error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Self>)
     }
 }
 

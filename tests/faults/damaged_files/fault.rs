@@ -89,7 +89,7 @@ impl Injected {
                     (0..count.min(length - at)).map(|_| random.between(0, 255) as u8).collect();
                 open().write_all_at(&noise, at).unwrap();
             }
-            Fault::Bit | Fault::Bytes | Fault::Block => {}
+            Fault::Bit | Fault::Bytes | Fault::Block | Fault::Failing => {}
             Fault::Cut => open().set_len(at).unwrap(),
             Fault::Empty => open().set_len(0).unwrap(),
             Fault::Missing => fs::remove_file(file).unwrap(),
@@ -100,7 +100,6 @@ impl Injected {
                 fs::write(file.join("x"), "x").unwrap();
             }
             Fault::Forbidden => fs::set_permissions(file, fs::Permissions::from_mode(0o000)).unwrap(),
-            Fault::Failing => {}
         }
         Self { file: file.to_owned(), fault, before, mode, fails: Cell::new(fault == Fault::Failing) }
     }
