@@ -138,12 +138,18 @@ pub(super) fn read(site: &Site) -> [Vec<String>; 2] {
     [with(0), with(1)]
 }
 
-/// Files that were not finished and that nobody has tidied up.
+/// The headers of a DuckDB file. One that has no more was never finished, and never had a record.
+const DATABASE_HEADERS_BYTES: u64 = 3 * 4096;
+
+/// Files that were not finished and that nobody has tidied up. A new database that was killed in the making is set aside, as
+/// one that does not open.
 pub(super) fn check_leftovers(what: &str, site: &Site, tally: &mut Tally) {
     let found = site.path("found");
     for path in files::tree(&site.path("")).iter().filter(|path| !path.starts_with(&found)) {
         let name = path.file_name().expect("a name").to_string_lossy();
-        if name.ends_with(".tmp") || name.starts_with("damaged-") || name.contains(".damaged-") {
+        let length = path.metadata().map_or(0, |file| file.len());
+        let is_set_aside = name.contains(".damaged-") && length > DATABASE_HEADERS_BYTES;
+        if name.ends_with(".tmp") || name.starts_with("damaged-") || is_set_aside {
             tally.wrong.push(format!("{what}: {} was left", path.display()));
         }
     }
