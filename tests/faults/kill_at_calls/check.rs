@@ -148,7 +148,8 @@ pub(super) fn check_leftovers(what: &str, site: &Site, tally: &mut Tally) {
     for path in files::tree(&site.path("")).iter().filter(|path| !path.starts_with(&found)) {
         let name = path.file_name().expect("a name").to_string_lossy();
         let length = path.metadata().map_or(0, |file| file.len());
-        let is_set_aside = name.contains(".damaged-") && length > DATABASE_HEADERS_BYTES;
+        let was_never_finished = name.ends_with("-does-not-open") && length <= DATABASE_HEADERS_BYTES;
+        let is_set_aside = name.contains(".damaged-") && !was_never_finished;
         if name.ends_with(".tmp") || name.starts_with("damaged-") || is_set_aside {
             tally.wrong.push(format!("{what}: {} was left", path.display()));
         }

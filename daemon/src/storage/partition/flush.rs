@@ -3,12 +3,11 @@
 //! Invariant: while a flush runs, its records stay in memory; they count as flushed only when DuckDB
 //! says that it has committed them.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::Partition;
+use super::{Partition, aside};
 use crate::disk::{self, Disk};
 use crate::duck::query;
 use crate::duck::{DuckError, Files, FlushBatch, FlushRow, FlushRows, FlushWrite, Present, Store};
@@ -341,30 +340,18 @@ impl Partition {
         let new: Vec<_> = self.files.paths().filter(|file| !file.exists()).collect();
         let opened = Store::open(engine, schema, self.files.clone());
         if opened.is_err() && new.len() == self.files.paths().count() {
-            self.remove_unfinished(&new);
+            // On a full disk DuckDB leaves half a header, which is no database and would be in the way of the next flush.
+            for file in new {
+                if let Err(error) = aside::remove_unfinished(&*self.shared.disk, file) {
+                    tracing::warn!(file = %file.display(), %error, "an unfinished database file could not be removed");
+                }
+            }
         }
         let store = Arc::new(opened?);
         // Of two new files that belong together one could be gone.
         sync_names(&*self.shared.disk, &self.files).map_err(FlushError::Directory)?;
         *self.store.write() = Some(Arc::clone(&store));
         Ok(store)
-    }
-
-    /// Removes new files of which the making failed: on a full disk DuckDB leaves half a header, which is no database and
-    /// would be in the way of the next flush.
-    fn remove_unfinished(&self, new: &[&Path]) {
-        for file in new {
-            let mut log = file.as_os_str().to_owned();
-            log.push(".wal");
-            for path in [*file, Path::new(&log)] {
-                match self.shared.disk.remove(path) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        tracing::warn!(file = %path.display(), %error, "an unfinished database file could not be removed");
-                    }
-                    _ => {}
-                }
-            }
-        }
     }
 
     /// Brings DuckDB's log into its file. A failure costs only the segments that could go: they stay.
