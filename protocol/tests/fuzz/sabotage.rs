@@ -65,6 +65,9 @@ fn what_is_overlooked_or_changed_is_found() {
     ] {
         assert!(said(line, store).contains("became"), "{line}");
     }
+    let null = r#"{"op":"get_item","key":"k","collection_name":null}"#;
+    let named = r#"{"op":"get_item","key":"k","collection_name":"c"}"#;
+    assert!(said(null, named).contains("became"));
     let batch = |ops: &str| format!(r#"{{"op":"batch","ops":[{ops}]}}"#);
     let delete = r#"{"op":"delete","key":"k"}"#;
     let two = batch(&[delete; 2].join(","));
