@@ -422,7 +422,7 @@ fn is_taken(name: &str) -> bool {
     const NAMES: [&str; 6] =
         ["settled", "exported", "log_removed_through", "losses.jsonl", "backup.json", "lock_tokens"];
     const BEGINNINGS: [&str; 2] = ["torn-", "damaged-"];
-    const ENDINGS: [&str; 7] = [".wal", ".jsonl", ".lock", ".tmp", ".next", ".opening", ".suspect"];
+    const ENDINGS: [&str; 8] = [".wal", ".jsonl", ".lock", ".tmp", ".new", ".next", ".opening", ".suspect"];
     NAMES.contains(&name)
         || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
         || ENDINGS.iter().any(|ending| name.ends_with(ending))

@@ -31,7 +31,7 @@ mod schema;
 mod stage;
 mod store;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use backup::{Contents, HistoryCut, Newest, Snapshot, look_back, read_contents, truncate_collection};
 pub use engine::{Engine, EngineSettings, library_version};

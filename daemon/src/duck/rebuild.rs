@@ -69,6 +69,10 @@ pub fn derive(
     let detached = [engine.detach(&to.file, &to.alias), engine.detach(&from.file, &from.alias)];
     let done = done?;
     detached.into_iter().collect::<Result<(), _>>()?;
+    // DuckDB may keep the file while a transaction of another partition takes part in it, and write it once more; the
+    // caller is about to rename it. Whoever attaches it again has waited for that.
+    engine.attach_read_only(&to.file, &to.alias)?;
+    engine.detach(&to.file, &to.alias)?;
     Ok(done)
 }
 

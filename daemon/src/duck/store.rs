@@ -44,6 +44,17 @@ impl Files {
         std::iter::once(first).chain(second).map(PathBuf::as_path)
     }
 
+    /// The files of the same partition under other names.
+    #[must_use]
+    pub fn map(&self, name: impl Fn(&Path) -> PathBuf) -> Self {
+        match self {
+            Self::Dated { data } => Self::Dated { data: name(data) },
+            Self::Collection { history, latest } => {
+                Self::Collection { history: name(history), latest: name(latest) }
+            }
+        }
+    }
+
     /// Whether any of them is there.
     pub fn exist(&self) -> bool {
         match self {

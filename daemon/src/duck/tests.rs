@@ -149,7 +149,7 @@ pub(super) fn query(store: &Store, sql: &str) -> Vec<Vec<Cell>> {
 }
 
 /// As [`query`], one text a row.
-pub(super) fn lines(store: &Store, sql: &str) -> Vec<String> {
+pub(crate) fn lines(store: &Store, sql: &str) -> Vec<String> {
     let text = |cell: &Cell| match cell {
         Cell::Null => "NULL".to_owned(),
         Cell::Text(text) => text.clone(),

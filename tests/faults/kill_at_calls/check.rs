@@ -138,19 +138,13 @@ pub(super) fn read(site: &Site) -> [Vec<String>; 2] {
     [with(0), with(1)]
 }
 
-/// The headers of a DuckDB file. One that has no more was never finished, and never had a record.
-const DATABASE_HEADERS_BYTES: u64 = 3 * 4096;
-
-/// Files that were not finished and that nobody has tidied up. A new database that was killed in the making is set aside, as
-/// one that does not open.
+/// Files that were not finished and that nobody has tidied up, and files that were set aside.
 pub(super) fn check_leftovers(what: &str, site: &Site, tally: &mut Tally) {
     let found = site.path("found");
     for path in files::tree(&site.path("")).iter().filter(|path| !path.starts_with(&found)) {
         let name = path.file_name().expect("a name").to_string_lossy();
-        let length = path.metadata().map_or(0, |file| file.len());
-        let was_never_finished = name.ends_with("-does-not-open") && length <= DATABASE_HEADERS_BYTES;
-        let is_set_aside = name.contains(".damaged-") && !was_never_finished;
-        if name.ends_with(".tmp") || name.starts_with("damaged-") || is_set_aside {
+        let is_unfinished = name.ends_with(".tmp") || name.contains(".duckdb.new");
+        if is_unfinished || name.starts_with("damaged-") || name.contains(".damaged-") {
             tally.wrong.push(format!("{what}: {} was left", path.display()));
         }
     }

@@ -24,7 +24,7 @@ const DAY_MICROS: i64 = 86_400_000_000;
 pub(in crate::storage) struct Place {
     dir: TempDir,
     clock: Arc<SimulatedClock>,
-    engine: Arc<Engine>,
+    pub(in crate::storage) engine: Arc<Engine>,
     pub(in crate::storage) config: config::Config,
 }
 
@@ -74,7 +74,7 @@ impl Place {
         store.close().expect("closed");
     }
 
-    fn collection(&self) -> Files {
+    pub(in crate::storage) fn collection(&self) -> Files {
         let base = self.dir.path().join("s");
         Files::Collection {
             history: base.join("storage_history.duckdb"),
@@ -105,7 +105,7 @@ impl Place {
     }
 }
 
-fn record(seq: u64, is_dated: bool) -> Record {
+pub(in crate::storage) fn record(seq: u64, is_dated: bool) -> Record {
     let names = if is_dated {
         Names::Dated { process_name: None }
     } else {

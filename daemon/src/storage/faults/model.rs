@@ -131,6 +131,11 @@ fn is_duckdbs(name: &str) -> bool {
     name.contains(".duckdb") && !name.ends_with(".opening") && !name.ends_with(".suspect")
 }
 
+/// Whether a database stands under that name, and not something beside one.
+fn is_database(name: &str) -> bool {
+    name.ends_with(".duckdb")
+}
+
 impl Model {
     /// A disk on which everything that is there is durable.
     pub(super) fn new(root: &Path, kept: PathBuf) -> Self {
@@ -261,7 +266,14 @@ impl Model {
 
     pub(super) fn renamed(&mut self, from: &Path, to: &Path, id: usize) {
         let ((directory, old), (_, new)) = (split(from), split(to));
-        self.directory(&directory).change(Naming::Rename(old, new, Node::File(id)));
+        self.directory(&directory).change(Naming::Rename(old, new.clone(), Node::File(id)));
+        let is_whole = matches!(&self.files[id], File::Ours { changes, .. } if changes.is_empty());
+        if is_whole && is_database(&new) {
+            // From here on DuckDB writes it, past the seam. One that was not synced before stays as it is, and loses that.
+            if let Some(node) = self.foreign(to) {
+                self.directory(&directory).replace(Node::File(id), node);
+            }
+        }
     }
 
     pub(super) fn removed(&mut self, path: &Path) {

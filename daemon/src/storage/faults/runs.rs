@@ -5,11 +5,18 @@ pub(crate) fn is_long() -> bool {
     std::env::var("FASTPERSIST_FAULTS").is_ok_and(|value| value == "long")
 }
 
-/// The seeds of an instrument: the one that is asked for, as many as are asked for, or those of the short run.
+/// The seeds of an instrument: the one that is asked for, as many as are asked for, or those of the short run. A range
+/// as `25000..50000` is for whoever has several processors.
 pub(crate) fn seeds(short: u64, long: u64) -> std::ops::Range<u64> {
+    let number = |text: &str| {
+        text.parse::<u64>().expect("FASTPERSIST_FAULTS is \"long\", a number of runs, or a range of seeds")
+    };
     let count = match std::env::var("FASTPERSIST_FAULTS") {
         Ok(value) if value == "long" => long,
-        Ok(value) => value.parse().expect("FASTPERSIST_FAULTS is \"long\" or a number of runs"),
+        Ok(value) => match value.split_once("..") {
+            Some((first, end)) => return number(first)..number(end),
+            None => number(&value),
+        },
         Err(_) => short,
     };
     match std::env::var("FASTPERSIST_SEED").ok().and_then(|seed| seed.parse().ok()) {

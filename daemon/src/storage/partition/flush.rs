@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Partition, aside};
+use super::{Partition, making};
 use crate::disk::{self, Disk};
 use crate::duck::query;
 use crate::duck::{DuckError, Files, FlushBatch, FlushRow, FlushRows, FlushWrite, Present, Store};
@@ -332,24 +332,9 @@ impl Partition {
         if let Some(store) = self.store() {
             return Ok(store);
         }
-        for file in self.files.paths() {
-            disk::create_dir_durably(&*self.shared.disk, disk::parent_of(file))
-                .map_err(FlushError::Directory)?;
-        }
-        let (engine, schema) = (Arc::clone(&self.shared.engine), Arc::new(self.config.schema.clone()));
-        let new: Vec<_> = self.files.paths().filter(|file| !file.exists()).collect();
-        let opened = Store::open(engine, schema, self.files.clone());
-        if opened.is_err() && new.len() == self.files.paths().count() {
-            // On a full disk DuckDB leaves half a header, which is no database and would be in the way of the next flush.
-            for file in new {
-                if let Err(error) = aside::remove_unfinished(&*self.shared.disk, file) {
-                    tracing::warn!(file = %file.display(), %error, "an unfinished database file could not be removed");
-                }
-            }
-        }
-        let store = Arc::new(opened?);
-        // Of two new files that belong together one could be gone.
-        sync_names(&*self.shared.disk, &self.files).map_err(FlushError::Directory)?;
+        let (engine, schema) = (&self.shared.engine, Arc::new(self.config.schema.clone()));
+        making::make(&*self.shared.disk, engine, &schema, &self.files)?;
+        let store = Arc::new(Store::open(Arc::clone(engine), schema, self.files.clone())?);
         *self.store.write() = Some(Arc::clone(&store));
         Ok(store)
     }
@@ -438,3 +423,6 @@ impl Partition {
         flushed
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ mod history;
 mod keep;
 pub mod known;
 pub mod losses;
+mod making;
 mod mend;
 pub mod notes;
 mod open;

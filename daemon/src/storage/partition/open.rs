@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::backup::BackedUp;
 use super::flush::sync_names;
 use super::rebuild::{Bad, Case};
-use super::{Layout, Partition, Shared, notes};
+use super::{Layout, Partition, Shared, making, notes};
 use crate::config::StorageConfig;
 use crate::disk;
 use crate::duck::{DuckError, Store};
@@ -177,6 +177,7 @@ pub(super) struct Opened {
 impl Opened {
     fn new(layout: &Layout, config: &StorageConfig, shared: &Arc<Shared>) -> Result<Self, OpenError> {
         let case = Case { layout, config, shared };
+        making::finish(&*shared.disk, &layout.files).map_err(|source| no_names(config, source))?;
         let noted = case.noted();
         if noted.is_empty() {
             if !layout.files.exist() {
@@ -205,10 +206,7 @@ impl Opened {
     fn on((store, producers): OpenStore, case: Case<'_>, suspect: bool) -> Result<Self, OpenError> {
         let Case { layout, config, shared } = case;
         // Whoever made or removed them may have ended before that was durable.
-        sync_names(&*shared.disk, &layout.files).map_err(|source| {
-            let file = config.base_dir.display().to_string();
-            OpenError::Wal(RecoverError::Io { file, source })
-        })?;
+        sync_names(&*shared.disk, &layout.files).map_err(|source| no_names(config, source))?;
         let (flushed_seq, empty) = (store.flushed_seq(), store.row_count() == 0);
         let replayed = replay(layout, config, shared, flushed_seq, empty);
         let (mut memtable, recovered) = replayed.map_err(|log| OpenError::of_log(config, log))?;
@@ -232,6 +230,11 @@ impl Opened {
         }
         Ok(Self { store: None, memtable, recovered, suspect: false })
     }
+}
+
+/// The names of the database files cannot be changed or made durable.
+fn no_names(config: &StorageConfig, source: std::io::Error) -> OpenError {
+    OpenError::Wal(RecoverError::Io { file: config.base_dir.display().to_string(), source })
 }
 
 /// An open store, and how far its producers have come.
