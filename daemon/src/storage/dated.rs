@@ -189,13 +189,14 @@ impl Dated {
         let mut removed = 0;
         for name in self.shared.disk.list(&self.config.base_dir)? {
             let Some(date) = Date::parse(&name) else { continue };
-            let slot = self.slots.lock().get(&date).cloned();
-            // Nobody opens it meanwhile.
-            let held = slot.as_ref().map(|slot| slot.try_lock());
-            let is_closed = held.as_ref().is_none_or(|held| held.as_ref().is_ok_and(|open| open.is_none()));
-            if is_closed && self.is_settled(date) {
-                removed += self.remove_segments_of(date)?;
+            if !self.is_settled(date) {
+                continue;
             }
+            // It may have been opened since, which takes the note away.
+            let remove = |_: &dyn Fn() -> bool| {
+                if self.is_settled(date) { self.remove_segments_of(date) } else { Ok(0) }
+            };
+            removed += self.while_closed(date, remove).unwrap_or(Ok(0))?;
         }
         Ok(removed)
     }

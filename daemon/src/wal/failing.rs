@@ -31,6 +31,8 @@ pub(crate) struct Failures {
     pub(crate) free_bytes: Mutex<Option<u64>>,
     /// No space is had as long as a test holds this.
     pub(crate) no_space_yet: Mutex<()>,
+    /// Nothing is removed as long as a test holds this.
+    pub(crate) no_remove_yet: Mutex<()>,
     /// No sync returns as long as a test holds this.
     pub(crate) no_sync_yet: Mutex<()>,
 }
@@ -83,6 +85,7 @@ impl Disk for FailingDisk {
         RealDisk.rename(from, to)
     }
     fn remove(&self, path: &Path) -> io::Result<()> {
+        drop(self.failures.no_remove_yet.lock());
         fail_if_due(&self.failures.removes)?;
         RealDisk.remove(path)
     }

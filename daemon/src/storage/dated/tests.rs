@@ -7,6 +7,7 @@ use super::closing::Closing;
 use super::*;
 use crate::storage::backups::tests::Place;
 use crate::storage::{Kind, Storage};
+use crate::wal::failing::FailingDisk;
 
 const MAX: usize = 2;
 
@@ -82,5 +83,40 @@ async fn a_date_that_nobody_waits_for_any_more_is_closed_to_the_end() {
         assert!(again.duck_store().is_some(), "round {round}: it is open without its database");
         assert_eq!(again.appended_seq(), 5);
     }
+    storage.close().await.expect("closed");
+}
+
+/// Retention took the segments of a closed date away while an export opened it, which then found one of them gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_date_is_not_opened_while_its_old_segments_go() {
+    let mut place = Place::new("dated");
+    place.config.storages[0].wal_retain = Duration::ZERO;
+    place.fill(place.date("2025-01-15"), 5);
+    let date = Date::parse("2025-01-15").expect("a date");
+    let directory = place.config.storages[0].base_dir.join("2025-01-15");
+    let segment = directory.join(segment::file_name(1));
+    std::fs::write(&segment, "of an earlier run").expect("written");
+    let old = std::fs::File::options().append(true).open(&segment).expect("opened");
+    old.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(86_400)).expect("set");
+    std::fs::write(directory.join(SETTLED_FILE), "5\n").expect("written");
+    let disk = FailingDisk::default();
+    let failures = Arc::clone(&disk.failures);
+    let storage = Arc::new(place.open_on(Arc::new(disk)));
+    let not_yet = failures.no_remove_yet.lock();
+    let removing = Arc::clone(&storage);
+    let removing = std::thread::spawn(move || dated(&removing).remove_old_segments());
+    let is_held = || dated(&storage).slots.lock().get(&date).is_some_and(|slot| slot.try_lock().is_err());
+    let begun = Instant::now();
+    while !is_held() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "whoever comes could open it");
+        std::thread::yield_now();
+    }
+    assert!(segment.exists());
+    drop(not_yet);
+    assert_eq!(removing.join().expect("no panic").expect("removed"), 1);
+    assert!(!segment.exists());
+    let opened = dated(&storage).partition(date).await.expect("opened");
+    assert_eq!(opened.appended_seq(), 5);
+    drop(opened);
     storage.close().await.expect("closed");
 }
