@@ -195,8 +195,12 @@ impl Judging<'_> {
         check_first(segment, expected, flushed_seq)?;
         let bytes = self.disk.read(&segment.path).map_err(RecoverError::io(&segment.path))?;
         let mut missing = None;
-        let begins = expected.or(segment.first_seq).or(Some(flushed_seq + 1));
-        let scanned = scan::scan(&bytes, self.model, begins, |entry| {
+        // Where its first line is not readable, that is only missed if the database has not got it either.
+        let begins = match segment.first_seq {
+            Some(first) => expected.unwrap_or(first),
+            None => expected.unwrap_or(0).max(flushed_seq + 1),
+        };
+        let scanned = scan::scan(&bytes, self.model, Some(begins), |entry| {
             if entry.last_seq() > flushed_seq {
                 missing = missing.or_else(|| only_in_database(&entry));
                 on_entry(entry);

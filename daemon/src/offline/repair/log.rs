@@ -99,12 +99,12 @@ impl Survey {
     }
 
     /// From where on the start cuts off the newest segment's end, as of a write that was not answered. It begins where
-    /// the start begins: behind the segments before it or, where they have no line, behind the database.
+    /// the start begins: behind the segments before it and, where its first line is not readable, behind the database.
     fn torn_from(&self, base_seq: u64, known_seq: u64) -> Option<usize> {
         let (newest, others) = self.segments.split_last()?;
         let behind = others.iter().flat_map(|segment| &segment.lines).map(|line| line.last_seq + 1).max();
         let first = newest.lines.first().filter(|line| line.offset == 0).map(|line| line.first_seq);
-        let begins = behind.max(first).unwrap_or(base_seq + 1);
+        let begins = behind.unwrap_or(0).max(first.unwrap_or(base_seq + 1));
         let end = scan::scan(&self.newest, self.model, Some(begins), |_| {}).ok().filter(|end| end.torn)?;
         // What was answered did not tear.
         let last_seq = end.last_seq.unwrap_or(begins - 1).max(base_seq);
