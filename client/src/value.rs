@@ -128,6 +128,22 @@ mod tests {
         }
     }
 
+    /// The next smaller double came back.
+    #[test]
+    fn a_float_comes_back_to_its_last_digit() {
+        assert_eq!(read("922327203685471.575808"), Some(Value::Float(922_327_203_685_471.6)));
+        for bits in (0..64).map(|n| 0x3ff0_0000_0000_0001_u64.rotate_left(n)) {
+            let value = f64::from_bits(bits);
+            if value.is_finite() {
+                assert_eq!(
+                    read(&serde_json::to_string(&value).unwrap()),
+                    Some(Value::Float(value)),
+                    "{value:e}"
+                );
+            }
+        }
+    }
+
     #[test]
     fn what_is_no_scalar_of_64_bits_is_refused() {
         for json in ["9223372036854775808", "[]", "{}"] {
