@@ -266,9 +266,10 @@ impl Ledger {
                     && write.known != Known::Absent
                     && !taken.contains(number)
             };
-            // An answer tells which one it is; one without a place may be any deletion of that address.
+            // An answer tells which one it is; one without a place may be any deletion of that address, but those that
+            // took place come first.
             let mut fitting = self.writes.iter().enumerate().filter(fits).collect::<Vec<_>>();
-            fitting.sort_by_key(|(_, write)| write.seq.is_none());
+            fitting.sort_by_key(|(_, write)| (write.seq.is_none(), write.known != Known::Durable));
             match fitting.first() {
                 Some((number, _)) => drop(taken.insert(*number)),
                 None => self.problems.push(format!("WRONG: nobody sent what the history has: {row:?}")),

@@ -148,7 +148,7 @@ async fn live(
                 for (all, one) in backed_up.iter_mut().zip(life.backed_up) {
                     *all |= one;
                 }
-                life.end().await;
+                life.end();
             }
             Err(error) if disk.injected() == 0 => {
                 return Err(format!("life {number} does not begin: {error}"));
@@ -185,7 +185,7 @@ async fn last_life(
     life.check_resumes(false).await;
     life.check_backups(backed_up).await;
     life.close().await.map_err(|error| format!("it does not close: {error}"))?;
-    life.end().await;
+    life.end();
     let places = ledger.lock().places();
     for place in places {
         let file = match place {

@@ -33,7 +33,10 @@ pub(super) fn plan(seed: u64, bug: Option<Bug>) -> Plan {
         // What a kill leaves in the kernel's memory may be lost by a power cut later.
         let is_kill = number + 1 < count && chance.percent(30);
         let crash = if is_kill { Crash::Kill } else { Crash::PowerCut };
-        LifePlan { fault, crash, steps: script::by_chance(&mut chance, writes, with_duckdb) }
+        // As the daemon does when a start has found something in the log.
+        let flush = (with_duckdb && number > 0 && chance.percent(50)).then_some(Step::Flush);
+        let steps = script::by_chance(&mut chance, writes, with_duckdb);
+        LifePlan { fault, crash, steps: flush.into_iter().chain(steps).collect() }
     });
     let lives = lives.collect();
     Plan { seed, knobs, lives, bug }

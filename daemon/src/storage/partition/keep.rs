@@ -49,6 +49,12 @@ impl Partition {
         sealed
     }
 
+    /// The last record that is on stable storage.
+    #[cfg(test)]
+    pub(in crate::storage) fn durable_seq(&self) -> u64 {
+        self.watermarks.durable()
+    }
+
     pub(super) fn must_fill(&self) -> bool {
         self.config.cache_max_bytes == 0 && !self.memtable.read().is_complete()
     }
