@@ -256,11 +256,6 @@ impl Queue {
         !std::mem::replace(&mut state.led, true)
     }
 
-    /// Takes the lead without a submission, to sync what is buffered; answers whether it was free.
-    pub fn lead(&self) -> bool {
-        !std::mem::replace(&mut self.state.lock().led, true)
-    }
-
     /// Takes everything that waits. The caller must lead.
     pub fn take(&self, into: &mut Vec<Waiting>) {
         let mut state = self.state.lock();
