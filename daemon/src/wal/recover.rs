@@ -87,9 +87,20 @@ struct Found {
 /// How much of a segment is read to find its first record.
 const HEAD_BYTES: usize = 64 * 1024;
 
-/// Recovers the log whose segments stand in `directories`; every record above `flushed_seq` goes to
-/// `on_entry`, in order. Where the partition was closed with everything up to `settled_seq` in the database,
-/// and the database has come so far, the log need not be read at all.
+/// What others than the log's segments tell of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Told {
+    /// The last record that the database has.
+    pub flushed_seq: u64,
+    /// The partition was closed with everything up to this record in the database. Where that has come so far, the
+    /// log need not be read at all.
+    pub settled_seq: Option<u64>,
+    /// Up to which record segments were removed ([`horizon`](super::horizon)). A power cut may bring any of them back.
+    pub removed_seq: u64,
+}
+
+/// Recovers the log whose segments stand in `directories`; every record that the database has not got goes to
+/// `on_entry`, in order.
 ///
 /// # Errors
 /// See [`RecoverError`]. Nothing was changed on disk when it is [`RecoverError::Damaged`].
@@ -97,13 +108,13 @@ pub fn recover(
     disk: &Arc<dyn Disk>,
     directories: &[PathBuf],
     model: Model,
-    flushed_seq: u64,
-    settled_seq: Option<u64>,
+    told: Told,
     mut on_entry: impl FnMut(Entry),
 ) -> Result<Recovered, RecoverError> {
     #[cfg(test)]
     let _planted = crate::planted::on_this_thread(disk.planted());
     let (mut found, leftovers) = find(&**disk, directories)?;
+    let Told { flushed_seq, settled_seq, .. } = told;
     if settled_seq == Some(flushed_seq) {
         let behind = found.iter().skip(1).map(|next| next.first_seq.map(|seq| seq - 1)).chain([None]);
         let sealed = found.iter().zip(behind);
@@ -111,7 +122,7 @@ pub fn recover(
         let sealed = sealed.collect();
         return Ok(Recovered { sealed, last_seq: flushed_seq, torn_count: 0 });
     }
-    let judging = Judging { disk: &**disk, model, flushed_seq };
+    let judging = Judging { disk: &**disk, model, told };
     let Judged { sealed, last_seq, end } = judging.judge(&mut found, &mut on_entry)?;
     for path in &leftovers {
         disk.remove(path).map_err(RecoverError::io(path))?;
@@ -129,7 +140,7 @@ pub fn recover(
 struct Judging<'d> {
     disk: &'d dyn Disk,
     model: Model,
-    flushed_seq: u64,
+    told: Told,
 }
 
 /// What came of it.
@@ -175,7 +186,7 @@ impl Judging<'_> {
     /// that belongs elsewhere, and what is passed over may be the only place of a record.
     fn flushed_before(&self, segment: &Found, behind: &[Found]) -> Result<Option<u64>, RecoverError> {
         let next_first = behind.iter().find_map(|next| next.first_seq);
-        let Some(next_first) = next_first.filter(|next| *next <= self.flushed_seq + 1) else {
+        let Some(next_first) = next_first.filter(|next| *next <= self.told.flushed_seq + 1) else {
             return Ok(None);
         };
         let own_last = last_seq_of(self.disk, &segment.path, self.model);
@@ -190,15 +201,16 @@ impl Judging<'_> {
         last_seq: Option<u64>,
         on_entry: &mut impl FnMut(Entry),
     ) -> Result<(Vec<u8>, ScanEnd), RecoverError> {
-        let flushed_seq = self.flushed_seq;
+        let Told { flushed_seq, removed_seq, .. } = self.told;
         let expected = last_seq.map(|last| last + 1);
         check_first(segment, expected, flushed_seq)?;
         let bytes = self.disk.read(&segment.path).map_err(RecoverError::io(&segment.path))?;
         let mut missing = None;
-        // Where its first line is not readable, that is only missed if the database has not got it either.
-        let begins = match segment.first_seq {
-            Some(first) => expected.unwrap_or(first),
-            None => expected.unwrap_or(0).max(flushed_seq + 1),
+        let begins = match (expected, segment.first_seq) {
+            (Some(expected), Some(_)) => expected,
+            // Before it may stand a removed segment that came back, without those that followed it.
+            (Some(expected), None) => expected.max(removed_seq + 1),
+            (None, first) => first.unwrap_or(flushed_seq + 1),
         };
         let scanned = scan::scan(&bytes, self.model, Some(begins), |entry| {
             if entry.last_seq() > flushed_seq {

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use fastpersist_protocol::time::Timestamp;
 
 use super::failing::FailingDisk;
+use super::recover::Told;
 use super::*;
 use crate::disk::RealDisk;
 use crate::storage::schema::Model;
@@ -98,9 +99,13 @@ impl Written {
 
     /// What comes at a start, and how it ends.
     fn recover(&self, flushed_seq: u64) -> (Vec<u64>, Result<recover::Recovered, recover::RecoverError>) {
+        self.recover_when(Told { flushed_seq, ..Told::default() })
+    }
+
+    fn recover_when(&self, told: Told) -> (Vec<u64>, Result<recover::Recovered, recover::RecoverError>) {
         let mut found = Vec::new();
         let disk = RealDisk::shared();
-        let recovered = recover::recover(&disk, &self.days, Model::Dated, flushed_seq, None, |entry| {
+        let recovered = recover::recover(&disk, &self.days, Model::Dated, told, |entry| {
             found.push(entry.seq);
         });
         (found, recovered)
@@ -188,7 +193,7 @@ fn a_log_is_recovered_on_a_full_disk() {
     let directories = [dir.path().to_owned()];
     let mut found = Vec::new();
     let recovered =
-        recover::recover(&disk, &directories, Model::Dated, 0, None, |entry| found.push(entry.seq));
+        recover::recover(&disk, &directories, Model::Dated, Told::default(), |entry| found.push(entry.seq));
     assert_eq!(recovered.expect("it starts").last_seq, 2);
     assert_eq!(found, [1, 2]);
     assert_eq!(std::fs::read(&segment).expect("read"), written, "without the room that was made ready");

@@ -45,11 +45,18 @@ pub(super) struct Survey {
     /// The bytes of the last one: only it can end in a write that tore.
     newest: Vec<u8>,
     model: Model,
+    /// Up to which record segments were removed.
+    removed_seq: u64,
 }
 
 impl Survey {
-    /// Reads every segment.
-    pub(super) fn take(disk: &dyn Disk, directories: &[PathBuf], model: Model) -> Result<Self, OfflineError> {
+    /// Reads every segment of a log of which those up to `removed_seq` were removed.
+    pub(super) fn take(
+        disk: &dyn Disk,
+        directories: &[PathBuf],
+        model: Model,
+        removed_seq: u64,
+    ) -> Result<Self, OfflineError> {
         let failed = |error: recover::RecoverError| OfflineError::Failed(error.to_string());
         let read = |file: &Path| disk.read(file).map_err(OfflineError::io(named(file)));
         let mut segments = Vec::new();
@@ -59,7 +66,7 @@ impl Survey {
         }
         let segments = in_order(segments);
         let newest = segments.last().map_or(Ok(Vec::new()), |last| read(&last.file))?;
-        Ok(Self { segments, newest, model })
+        Ok(Self { segments, newest, model, removed_seq })
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -99,12 +106,16 @@ impl Survey {
     }
 
     /// From where on the start cuts off the newest segment's end, as of a write that was not answered. It begins where
-    /// the start begins: behind the segments before it and, where its first line is not readable, behind the database.
+    /// the start begins: behind the segments before it or, where they have no line, behind the database; and, where its
+    /// first line is not readable, behind what was removed.
     fn torn_from(&self, base_seq: u64, known_seq: u64) -> Option<usize> {
         let (newest, others) = self.segments.split_last()?;
         let behind = others.iter().flat_map(|segment| &segment.lines).map(|line| line.last_seq + 1).max();
         let first = newest.lines.first().filter(|line| line.offset == 0).map(|line| line.first_seq);
-        let begins = behind.unwrap_or(0).max(first.unwrap_or(base_seq + 1));
+        let begins = match (behind, first) {
+            (Some(behind), None) => behind.max(self.removed_seq + 1),
+            (behind, first) => behind.max(first).unwrap_or(base_seq + 1),
+        };
         let end = scan::scan(&self.newest, self.model, Some(begins), |_| {}).ok().filter(|end| end.torn)?;
         // What was answered did not tear.
         let last_seq = end.last_seq.unwrap_or(begins - 1).max(base_seq);

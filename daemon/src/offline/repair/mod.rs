@@ -28,6 +28,7 @@ use crate::storage::partition::rebuild::Case;
 use crate::storage::partition::{Layout, losses};
 use crate::storage::schema::Model;
 use crate::storage::{collection, dated, settled};
+use crate::wal::horizon;
 use database::{Database, Source};
 use log::Survey;
 use mending::Mending;
@@ -188,7 +189,9 @@ fn layouts(held: &Held) -> Result<Vec<Layout>, OfflineError> {
 fn examine(held: &Held, layout: Layout) -> Result<Work, OfflineError> {
     let disk = &*held.shared.disk;
     let case = Case { layout: &layout, config: &held.config, shared: &held.shared };
-    let survey = Survey::take(disk, &layout.wal_directories, held.config.model())?;
+    // A note that cannot be read is told of by the look at the database.
+    let removed_seq = horizon::removed_through(disk, layout.place.base()).unwrap_or(0);
+    let survey = Survey::take(disk, &layout.wal_directories, held.config.model(), removed_seq)?;
     let (database, known) = Database::look(&case, &survey)?;
     let (source, mending) = database.choose(&case, &survey, known)?;
     Ok(Work { layout, database, mending, source, known_seq: known.seq() })

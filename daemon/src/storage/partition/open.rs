@@ -21,7 +21,8 @@ use crate::storage::memtable::Memtable;
 use crate::storage::producers::{Mark, Producers};
 use crate::underway::Underway;
 use crate::wal::commit::Queue;
-use crate::wal::recover::{self, RecoverError, Recovered};
+use crate::wal::horizon;
+use crate::wal::recover::{self, RecoverError, Recovered, Told};
 use crate::wal::watermarks::Watermarks;
 use crate::wal::{SegmentLimits, Wal};
 
@@ -228,6 +229,11 @@ impl Opened {
         if known.is_reached_by(&recovered).is_err() {
             return missing();
         }
+        if known.seq() > 0 {
+            let files: Vec<_> = layout.files.paths().map(|file| file.display().to_string()).collect();
+            let files = files.join(", ");
+            tracing::warn!(storage = %config.name, files, "there is no database any more; the log has all of it");
+        }
         Ok(Self { store: None, memtable, recovered, suspect: false })
     }
 }
@@ -270,25 +276,21 @@ pub(super) fn replay(
     *memtable.producers_mut() = Producers::new(shared.limits.max_producers);
     memtable.begin_behind(flushed_seq);
     let directories = &layout.wal_directories;
-    let recovered = recover::recover(
-        &shared.disk,
-        directories,
-        config.model(),
-        flushed_seq,
-        layout.settled_seq,
-        |entry| {
-            if entry.gap.is_some() {
-                memtable.pass_gap(entry.last_seq());
+    // Where the note cannot be read, a check tells; then it is as if nothing had been removed.
+    let removed_seq = horizon::removed_through(&*shared.disk, layout.place.base()).unwrap_or(0);
+    let told = Told { flushed_seq, settled_seq: layout.settled_seq, removed_seq };
+    let recovered = recover::recover(&shared.disk, directories, config.model(), told, |entry| {
+        if entry.gap.is_some() {
+            memtable.pass_gap(entry.last_seq());
+        }
+        if let Some((name, mark)) = entry.mark() {
+            memtable.producers_mut().note(name, mark);
+        }
+        for record in entry.records {
+            if record.seq() > flushed_seq {
+                memtable.publish(record);
             }
-            if let Some((name, mark)) = entry.mark() {
-                memtable.producers_mut().note(name, mark);
-            }
-            for record in entry.records {
-                if record.seq() > flushed_seq {
-                    memtable.publish(record);
-                }
-            }
-        },
-    )?;
+        }
+    })?;
     Ok((memtable, recovered))
 }

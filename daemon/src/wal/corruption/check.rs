@@ -19,7 +19,7 @@ use crate::wal::entry::Entry;
 use crate::wal::failing::FailingDisk;
 use crate::wal::follow::{FollowError, Lines, Tail};
 use crate::wal::horizon;
-use crate::wal::recover::{self, RecoverError, Recovered};
+use crate::wal::recover::{self, RecoverError, Recovered, Told};
 
 /// A harmed log on the disk, and what is found out about it.
 pub(super) struct Case<'l> {
@@ -111,7 +111,8 @@ impl Case<'_> {
         let disk: Arc<dyn Disk> = Arc::new(FailingDisk { bug: self.bug, ..FailingDisk::default() });
         let mut entries = Vec::new();
         let (directories, model) = (self.directories(), self.log.model);
-        let recovered = recover::recover(&disk, &directories, model, flushed_seq, settled_seq, |entry| {
+        let told = Told { flushed_seq, settled_seq, removed_seq: 0 };
+        let recovered = recover::recover(&disk, &directories, model, told, |entry| {
             entries.push(entry);
         });
         (entries, recovered)

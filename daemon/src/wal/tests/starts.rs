@@ -55,7 +55,9 @@ fn of_what_is_flushed_damage_does_not_hold_up_the_start() {
 }
 
 /// A power cut brought back the removed segment of record 1 and not the one behind it, and tore the first write behind
-/// the flush. The start missed the records between, which the database had, and refused.
+/// the flush. The start missed the records between, which the database had, and refused. Then it took the database's
+/// word for what the log had begun with: where records 2 and 3 had stood in the same file as the torn ones, and all of
+/// it was gone, that was damage, and was cut off.
 #[test]
 fn a_removed_segment_that_came_back_makes_no_damage_of_a_torn_write() {
     let group: Vec<_> = (4..=12).flat_map(|seq| line_when(seq, 3)).collect();
@@ -63,9 +65,11 @@ fn a_removed_segment_that_came_back_makes_no_damage_of_a_torn_write() {
     torn[..512].fill(0);
     let written = Written::new(&[(0, 1, &seqs(1..=1)), (0, 3, &torn)]);
     for flushed_seq in [1, 2] {
-        assert!(written.recover(flushed_seq).1.is_err(), "the record behind {flushed_seq} was durable");
+        let told = Told { flushed_seq, removed_seq: flushed_seq, settled_seq: None };
+        assert!(written.recover_when(told).1.is_err(), "the record behind {flushed_seq} was durable");
     }
-    let (found, recovered) = written.recover(3);
+    assert!(written.recover(3).1.is_err(), "nothing says that records 2 and 3 were removed from the log");
+    let (found, recovered) = written.recover_when(Told { flushed_seq: 3, removed_seq: 3, settled_seq: None });
     assert_eq!(
         (found, recovered.map(|recovered| (recovered.last_seq, recovered.torn_count)).ok()),
         (vec![], Some((3, 1)))
@@ -113,9 +117,8 @@ fn a_settled_log_is_listed_and_not_read() {
     let written = Written::new(&[(0, 1, &seqs(1..=2)), (0, 2, &bad), (0, 3, &seqs(5..=6))]);
     let disk = RealDisk::shared();
     let settled = |flushed_seq, settled_seq| {
-        recover(&disk, &written.days, Model::Dated, flushed_seq, settled_seq, |_| {
-            panic!("nothing is to come")
-        })
+        let told = Told { flushed_seq, settled_seq, removed_seq: 0 };
+        recover(&disk, &written.days, Model::Dated, told, |_| panic!("nothing is to come"))
     };
     let recovered = settled(6, Some(6)).expect("it starts");
     assert_eq!((recovered.last_seq, recovered.torn_count), (6, 0));
@@ -165,7 +168,7 @@ fn a_start_that_cannot_read_or_write_says_which_file() {
         failures.creates.store(creates, Ordering::SeqCst);
         failures.removes.store(removes, Ordering::SeqCst);
         let disk: Arc<dyn Disk> = Arc::new(failing);
-        let recovered = recover(&disk, &written.days, Model::Dated, 0, None, |_| {});
+        let recovered = recover(&disk, &written.days, Model::Dated, Told::default(), |_| {});
         match recovered {
             Err(RecoverError::Io { file, .. }) => assert!(file.contains("wal_000001.jsonl"), "{file}"),
             other => panic!("{other:?}"),

@@ -51,7 +51,7 @@ fn ensure(holds: bool, what: impl FnOnce() -> String) -> Checked {
 }
 
 fn mending(harmed: &Harmed, known_seq: u64) -> Result<Mending, String> {
-    let survey = Survey::take(&*RealDisk::shared(), &harmed.directories, harmed.model);
+    let survey = Survey::take(&*RealDisk::shared(), &harmed.directories, harmed.model, 0);
     Ok(survey.map_err(|error| format!("WRONG: {error}"))?.mend(harmed.flushed_seq, known_seq))
 }
 

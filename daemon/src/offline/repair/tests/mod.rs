@@ -13,7 +13,7 @@ use crate::disk::{Disk, RealDisk};
 use crate::storage::record::{Columns, Names};
 use crate::storage::schema::Model;
 use crate::wal::entry::{self, Entry};
-use crate::wal::recover::{self, RecoverError};
+use crate::wal::recover::{self, RecoverError, Told};
 use crate::wal::segment;
 
 fn instant() -> Timestamp {
@@ -24,7 +24,8 @@ fn instant() -> Timestamp {
 fn start(directories: &[PathBuf], model: Model, flushed_seq: u64) -> Result<Vec<Entry>, RecoverError> {
     let disk: Arc<dyn Disk> = RealDisk::shared();
     let mut entries = Vec::new();
-    recover::recover(&disk, directories, model, flushed_seq, None, |entry| entries.push(entry))?;
+    let told = Told { flushed_seq, ..Told::default() };
+    recover::recover(&disk, directories, model, told, |entry| entries.push(entry))?;
     Ok(entries)
 }
 
@@ -69,7 +70,7 @@ fn log_of(segments: &[Vec<u8>]) -> tempfile::TempDir {
 /// Repairs the log; answers what was wrong, and which places are lost.
 fn repaired(root: &Path, flushed_seq: u64, known_seq: u64) -> (Vec<String>, Vec<(u64, u64)>) {
     let (disk, directories) = (RealDisk::shared(), [root.to_owned()]);
-    let survey = Survey::take(&*disk, &directories, Model::Dated).expect("surveyed");
+    let survey = Survey::take(&*disk, &directories, Model::Dated, 0).expect("surveyed");
     let mending = survey.mend(flushed_seq, known_seq);
     mending.write(&*disk, root, instant()).expect("written");
     (mending.damages.iter().map(ToString::to_string).collect(), mending.lost().collect())
