@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Config, Site,
+    Config, Conn, Site,
     faults::{DAY, all_there, config, flip, flip_blocks, health, set_aside, settings_seqs, stopped, write},
     files, python,
 };
@@ -48,6 +48,38 @@ fn a_backup_that_is_missing_is_told_until_there_is_one() {
     health(&mut conn, false, &["backup_missing"]);
     conn.ok(json!({"op": "backup"}));
     health(&mut conn, true, &[]);
+}
+
+/// It was no backup any more, and nobody was told, though its files were there.
+#[test]
+fn a_backup_without_its_manifest_is_told_until_there_is_another() {
+    let site =
+        Site::new(&Config::new().dated("jobs", "backup = true").collection("settings", "backup = true"));
+    let daemon = site.start();
+    let mut conn = daemon.connect();
+    write(&mut conn, 1..=5);
+    let back_up = |conn: &mut Conn| {
+        ["jobs", "settings"].map(|storage| conn.ok(json!({"op": "backup", "storage": storage})))
+    };
+    back_up(&mut conn);
+    health(&mut conn, true, &[]);
+    let manifests = || {
+        let tree = ["jobs", "settings"].map(|storage| files::tree(&site.path(storage))).concat();
+        tree.into_iter().filter(|path| path.ends_with("backup.json")).collect::<Vec<_>>()
+    };
+    let found = manifests();
+    assert_eq!(found.len(), 2);
+    for manifest in &found {
+        fs::remove_file(manifest).unwrap();
+    }
+    let told = health(&mut conn, false, &["backup_damaged", "backup_damaged"])["problems"].to_string();
+    for manifest in &found {
+        let directory = manifest.parent().unwrap().display().to_string();
+        assert!(told.contains(&directory), "{directory}: {told}");
+    }
+    back_up(&mut conn);
+    health(&mut conn, true, &[]);
+    assert_eq!(manifests(), found);
 }
 
 #[test]

@@ -1,9 +1,13 @@
 //! Whether there are backups that are new enough, and whether those that are needed can be restored from.
 
+use std::path::Path;
+
 use fastpersist_protocol::time::{Date, Timestamp};
 
 use super::{HealthReport, ProblemKind};
-use crate::backup::manifest::{self, Found, ManifestError, State};
+use crate::backup;
+use crate::backup::manifest::{self, Found, State};
+use crate::disk::Disk;
 use crate::storage::partition::Shared;
 use crate::storage::settled;
 use crate::storage::{Kind, Storage};
@@ -48,7 +52,7 @@ impl Storage {
         let found: Vec<_> = days
             .iter()
             .filter(|name| Date::parse(name).is_some())
-            .map(|name| manifest::find(disk, &base.join(name)))
+            .map(|name| look_in(disk, &base.join(name)))
             .collect();
         let whole = found.iter().flatten().flatten().filter(|one| one.is_verified());
         let covered = whole.map(|one| one.manifest.seq).max();
@@ -96,12 +100,12 @@ impl Storage {
     fn look_at_date(&self, shared: &Shared, date: Date, last_seq: Option<u64>, report: &mut HealthReport) {
         let now = shared.clock.now();
         let directory = self.config.base_dir.join(date.to_string());
-        let found = manifest::find(&*shared.disk, &directory);
+        let found = look_in(&*shared.disk, &directory);
         if tell_damage(Some(date), &found, report) || !is_old(midnight(date, now), now) {
             return;
         }
         let message = match found {
-            Err(error) => error.to_string(),
+            Err(told) => told,
             Ok(Some(found)) if last_seq.is_none_or(|last_seq| found.manifest.seq >= last_seq) => return,
             Ok(Some(found)) if is_new(found.manifest.created_at, now) => return,
             Ok(Some(_)) => "the date was written after its backup".to_owned(),
@@ -111,14 +115,26 @@ impl Storage {
     }
 }
 
+/// The backup in a directory; an error tells of one whose manifest is gone or cannot be read.
+fn look_in(disk: &dyn Disk, directory: &Path) -> Result<Option<Found>, String> {
+    // In this order: a backup's files get their names when its manifest is there.
+    let names = disk.list(directory).unwrap_or_default();
+    let found = manifest::find(disk, directory).map_err(|error| error.to_string())?;
+    match names.iter().find(|name| name.ends_with(backup::FILE_SUFFIX)) {
+        Some(name) if found.is_none() => Err(format!(
+            "{} has a backup's file {name}, but {} is missing, so the backup is not used; `backup` takes a new one, \
+             or remove its files",
+            directory.display(),
+            manifest::MANIFEST_FILE
+        )),
+        _ => Ok(found),
+    }
+}
+
 /// Tells of a backup that cannot be restored from; answers whether it is one.
-fn tell_damage(
-    date: Option<Date>,
-    found: &Result<Option<Found>, ManifestError>,
-    report: &mut HealthReport,
-) -> bool {
+fn tell_damage(date: Option<Date>, found: &Result<Option<Found>, String>, report: &mut HealthReport) -> bool {
     let message = match found {
-        Err(error) => error.to_string(),
+        Err(told) => told.clone(),
         Ok(Some(found)) if found.state == State::Damaged => {
             format!(
                 "the backup {} is damaged and is not used; `backup` takes a new one",
