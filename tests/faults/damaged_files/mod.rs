@@ -106,7 +106,11 @@ impl Run {
         }
         let is_wal = kind.0.contains(".wal");
         let states = [State::Stopped, State::Killed, State::Running];
-        let state = random.pick(if is_wal { &states[1..] } else { &states[..] });
+        let state = match kind.0 {
+            // Only a partition that is closed has it.
+            "settled" => State::Stopped,
+            _ => random.pick(if is_wal { &states[1..] } else { &states[..] }),
+        };
         let shape = Shape {
             // Where the log may go, DuckDB's own is brought into its file first.
             log_goes: kind.0.starts_with("log_removed") || (!is_wal && random.one_in(2)),
@@ -169,8 +173,10 @@ impl Run {
         let file = self.random.pick(&site::candidates(&self.site, self.kind));
         let injected = Injected::inject(&file, self.fault, &mut self.random);
         let harmless = is_harmless(&injected);
+        let logged = self.log().len();
         eprintln!("{}: {}", self.what(), file.display());
         if let Some(daemon) = daemon {
+            injected.outdated.set(true);
             self.while_running(daemon, &injected);
         }
         let daemon = self.start(&injected, seen);
@@ -179,11 +185,19 @@ impl Run {
             daemon = self.restarted_where_told(daemon, &injected, seen);
         }
         self.until_well(daemon, &injected);
+        let path = file.display().to_string();
+        let told = |line: &str| (line.contains(" WARN ") || line.contains(" ERROR ")) && line.contains(&path);
+        self.is_found |= self.log()[logged..].lines().any(told);
         seen.harmless += u64::from(harmless);
         seen.told += u64::from(!self.lost.is_empty());
         if !self.is_found && !harmless {
             self.wrong.push(format!("nothing told of {}", injected.file.display()));
         }
+    }
+
+    /// What the daemons have logged so far.
+    fn log(&self) -> String {
+        fs::read_to_string(self.site.path("stderr.log")).unwrap()
     }
 
     fn check(&mut self, conn: &mut Conn, when: &str) {
