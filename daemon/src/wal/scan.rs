@@ -287,6 +287,17 @@ mod tests {
     }
 
     #[test]
+    fn nul_that_only_begins_or_only_ends_with_a_sector_is_no_lost_one() {
+        for at in [SECTOR_BYTES, SECTOR_BYTES - 1] {
+            let mut bytes = line(1, 0);
+            bytes.extend((2..10).flat_map(|seq| line(seq, 1)));
+            bytes[at] = 0;
+            let (seqs, end) = scan_seqs(&bytes);
+            assert!(end.is_err(), "byte {at}, {seqs:?}: the whole group may have been answered");
+        }
+    }
+
+    #[test]
     fn a_hole_over_a_newline_hides_no_later_line() {
         let mut bytes = segment(2);
         let hole = bytes.len() - 20;

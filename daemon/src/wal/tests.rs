@@ -200,6 +200,22 @@ fn a_log_is_recovered_on_a_full_disk() {
     assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 1, "and nothing beside it");
 }
 
+/// Only for lack of room is a segment written over: whatever else is wrong with the disk, nobody knows what would become of it.
+#[test]
+fn a_log_is_not_written_over_on_a_disk_that_fails() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let segment = dir.path().join("wal_000001.jsonl");
+    let written = [line(1), vec![0; 1000]].concat();
+    std::fs::write(&segment, &written).expect("written");
+    let failing = FailingDisk::default();
+    failing.failures.creates.store(1, Ordering::SeqCst);
+    let disk: Arc<dyn Disk> = Arc::new(failing);
+    let directories = [dir.path().to_owned()];
+    let recovered = recover::recover(&disk, &directories, Model::Dated, Told::default(), drop);
+    assert!(matches!(recovered, Err(recover::RecoverError::Io { .. })), "{recovered:?}");
+    assert_eq!(std::fs::read(&segment).expect("read"), written);
+}
+
 /// Taking it back gave back the room that deletions need on a full disk.
 #[test]
 fn a_group_that_does_not_fit_leaves_the_room_to_smaller_ones() {

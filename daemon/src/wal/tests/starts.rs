@@ -54,6 +54,15 @@ fn of_what_is_flushed_damage_does_not_hold_up_the_start() {
     }
 }
 
+/// Where a clock went back the labels are out of order, and a segment with damage at its head still stands in its place.
+#[test]
+fn a_segment_is_put_in_order_by_the_first_line_that_can_be_read() {
+    let mut bad = seqs(3..=5);
+    bad[30] ^= 1;
+    let written = Written::new(&[(0, 1, &seqs(1..=2)), (1, 2, &bad), (1, 1, &seqs(6..=7))]);
+    assert!(written.is_damaged_at(0, "2025-01-16/wal_000002.jsonl", 0), "{:?}", written.recover(0));
+}
+
 /// A power cut brought back the removed segment of record 1 and not the one behind it, and tore the first write behind
 /// the flush. The start missed the records between, which the database had, and refused. Then it took the database's
 /// word for what the log had begun with: where records 2 and 3 had stood in the same file as the torn ones, and all of
