@@ -318,14 +318,24 @@ fn a_daemon_that_stops_lets_nobody_wait() {
 
 /// `fastpersist lock …`, started.
 fn run(site: &Site, options: &[&str], script: &str) -> Child {
-    let mut command = Command::new(binary("fastpersist"));
+    // Whoever runs the tests in the background may have signals ignored, and the program keeps to that.
+    let mut command = Command::new("env");
+    command.arg("--default-signal=INT,TERM").arg(binary("fastpersist"));
     command.arg("lock").args(options).args(["--", "sh", "-c", script]).current_dir(site.path(""));
     command.env("FASTPERSIST_SOCKET", site.socket()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().expect("start fastpersist")
 }
 
 /// Its exit code, and what it printed to both.
-fn end(child: Child) -> (Option<i32>, String, String) {
+fn end(mut child: Child) -> (Option<i32>, String, String) {
+    let deadline = Instant::now() + 3 * PATIENCE;
+    while child.try_wait().expect("wait for fastpersist").is_none() {
+        if Instant::now() > deadline {
+            child.kill().expect("end fastpersist");
+            panic!("fastpersist does not end");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let output = child.wait_with_output().expect("wait for fastpersist");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
     (output.status.code(), text(output.stdout), text(output.stderr))
