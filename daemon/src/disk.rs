@@ -60,6 +60,12 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn planted(&self) -> Option<crate::planted::Bug> {
         None
     }
+
+    /// Whether a crash at any operation copies all files, so that nothing may write DuckDB's beside it.
+    #[cfg(test)]
+    fn copies_at_a_crash(&self) -> bool {
+        false
+    }
 }
 
 /// The operations on one open file. Each fails with what the operating system says.

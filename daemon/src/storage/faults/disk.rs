@@ -324,6 +324,10 @@ impl Disk for FaultyDisk {
     fn planted(&self) -> Option<Bug> {
         self.bug
     }
+
+    fn copies_at_a_crash(&self) -> bool {
+        true
+    }
 }
 
 #[derive(Debug)]

@@ -166,12 +166,15 @@ impl Life {
 
     async fn partition(&self, place: Place, for_write: bool) -> Result<Option<Arc<Partition>>, String> {
         let storage = if place.is_some() { &self.jobs } else { &self.settings };
+        self.disk.set_duckdb_busy(true);
         let partition = if for_write {
             storage.partition_for_write(place).await.map(Some)
         } else {
             storage.partition_for_read(place).await
         };
-        self.settled().await?;
+        let settled = self.settled().await;
+        self.disk.set_duckdb_busy(false);
+        settled?;
         partition.map_err(|error| error.to_string())
     }
 

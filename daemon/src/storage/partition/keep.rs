@@ -33,11 +33,18 @@ impl Partition {
         scheduler.start(board, job(JobKind::Seal, TIDY_INTERVAL), Sealing(Arc::downgrade(partition)));
         tokio::spawn(keep_synced(Arc::downgrade(partition)));
         if partition.store().is_some() {
+            #[cfg(test)]
+            let copies_at_a_crash = partition.shared.disk.copies_at_a_crash();
             let partition = Arc::clone(partition);
-            tokio::task::spawn_blocking(move || {
+            let settle_and_refill = move || {
                 partition.settle();
                 partition.refill();
-            });
+            };
+            #[cfg(test)]
+            if copies_at_a_crash {
+                return settle_and_refill();
+            }
+            tokio::task::spawn_blocking(settle_and_refill);
         }
     }
 
