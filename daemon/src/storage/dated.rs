@@ -27,7 +27,7 @@ use crate::duck::Files;
 use crate::duck::query::{Borrowed, Running};
 use crate::latch::{Astray, Latch};
 use crate::stats::StorageStats;
-use crate::wal::recover::RecoverError;
+use crate::wal::recover::{self, RecoverError, Told};
 use crate::wal::{Place, horizon, segment};
 
 type Slot = Arc<tokio::sync::Mutex<Option<Arc<Partition>>>>;
@@ -202,33 +202,33 @@ impl Dated {
     }
 
     fn remove_segments_of(&self, date: Date) -> io::Result<u64> {
-        let mut removed = 0;
-        let now = self.shared.clock.system_time();
         let directory = self.directory(date);
-        // The note says how far the log reaches; until a backup has that, all of it stays.
-        let settled_seq = self.noted_seq(date)?;
-        if waits_for_backups(&self.config)
-            && settled_seq.is_none_or(|seq| !is_covered(&self.shared, &directory, seq))
-        {
-            return Ok(removed);
+        // The note says how far the database reaches, and so the log; until a backup has that, all of it stays.
+        let Some(settled_seq) = self.noted_seq(date)? else { return Ok(0) };
+        if waits_for_backups(&self.config) && !is_covered(&self.shared, &directory, settled_seq) {
+            return Ok(0);
         }
-        let disk = &*self.shared.disk;
-        if notes::why_suspect(disk, &self.config.database_path(&date.to_string())).is_some() {
-            return Ok(removed);
+        let disk = &self.shared.disk;
+        // What is gone or damaged is made anew from the log.
+        let is_suspect = notes::why_suspect(&**disk, &self.config.database_path(&date.to_string())).is_some();
+        if is_suspect || !self.has_database(date) {
+            return Ok(0);
         }
-        for name in self.shared.disk.list(&directory)? {
-            let path = directory.join(&name);
-            if segment::number_of(&name).is_none() {
-                continue;
-            }
-            let modified = std::fs::metadata(&path)?.modified()?;
-            if now.duration_since(modified).is_ok_and(|age| age >= self.config.wal_retain) {
-                horizon::note_removed(disk, &directory, settled_seq.unwrap_or(0))?;
-                disk.remove(&path)?;
-                removed += 1;
-            }
+        let told = Told { flushed_seq: settled_seq, settled_seq: Some(settled_seq), ..Told::default() };
+        let found =
+            recover::recover(disk, std::slice::from_ref(&directory), self.config.model(), told, |_| {})
+                .map_err(|error| match error {
+                    RecoverError::Io { source, .. } => source,
+                    damaged @ RecoverError::Damaged { .. } => io::Error::other(damaged.to_string()),
+                })?;
+        let now = self.shared.clock.system_time();
+        let count = horizon::removable(&found.sealed, settled_seq, self.config.wal_retain, now);
+        let Some(last) = found.sealed[..count].last() else { return Ok(0) };
+        horizon::note_removed(&**disk, &directory, last.last_seq)?;
+        for segment in &found.sealed[..count] {
+            disk.remove(&segment.path)?;
         }
-        Ok(removed)
+        Ok(count as u64)
     }
 
     /// Closes a partition when the daemon stops.

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::closing::Closing;
 use super::*;
+use crate::disk::{Disk, RealDisk};
 use crate::storage::backups::tests::Place;
+use crate::storage::health::ProblemKind;
 use crate::storage::{Kind, Storage};
 use crate::wal::failing::FailingDisk;
 
@@ -112,11 +114,61 @@ async fn a_date_is_not_opened_while_its_old_segments_go() {
         std::thread::yield_now();
     }
     assert!(segment.exists());
+    // A health check waits for it. It told that the date was opened and closed all the time.
+    let checked = Arc::clone(&storage);
+    let checking = tokio::spawn(async move { checked.check_health(false, &[]).await });
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(20) && !checking.is_finished() {
+        std::thread::yield_now();
+    }
     drop(not_yet);
+    let report = checking.await.expect("no panic");
+    assert!(report.problems.iter().all(|one| one.kind != ProblemKind::FileInUse), "{report:?}");
     assert_eq!(removing.join().expect("no panic").expect("removed"), 1);
     assert!(!segment.exists());
     let opened = dated(&storage).partition(date).await.expect("opened");
     assert_eq!(opened.appended_seq(), 5);
     drop(opened);
     storage.close().await.expect("closed");
+}
+
+/// Where the database file of a closed date was gone, and no backup was taken, the log was all that the date had; and
+/// retention took it when it was old enough. It did so too where the note told no record.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_of_a_closed_date_goes_from_the_front_and_only_where_the_database_has_it() {
+    const DAY: Duration = Duration::from_secs(86_400);
+    for (note, has_database, ages_days, expected) in [
+        ("5\n", true, [9, 9], 2),
+        ("5\n", true, [9, 0], 1),
+        // The first one is young: it may be the one that was written last.
+        ("5\n", true, [0, 9], 0),
+        ("5\n", false, [9, 9], 0),
+        ("x", true, [9, 9], 0),
+    ] {
+        let mut place = Place::new("dated");
+        place.config.storages[0].wal_retain = DAY;
+        place.config.storages[0].backup = false;
+        place.fill(place.date("2025-01-15"), 5);
+        let directory = place.config.storages[0].base_dir.join("2025-01-15");
+        std::fs::write(directory.join(SETTLED_FILE), note).expect("written");
+        let storage = place.open();
+        let now = dated(&storage).shared.clock.system_time();
+        for (number, age_days) in (1..).zip(ages_days) {
+            let segment = directory.join(segment::file_name(number));
+            std::fs::write(&segment, "of an earlier run").expect("written");
+            let file = std::fs::File::options().append(true).open(&segment).expect("opened");
+            file.set_modified(now - age_days * DAY).expect("set");
+        }
+        if !has_database {
+            std::fs::remove_file(directory.join("data.duckdb")).expect("removed");
+        }
+        let removed = dated(&storage).remove_old_segments().expect("looked at");
+        let names = RealDisk.list(&directory).expect("listed");
+        let left = names.iter().filter(|name| segment::number_of(name).is_some()).count();
+        assert_eq!(
+            (removed, left),
+            (expected, 2 - expected as usize),
+            "{note:?} {has_database} {ages_days:?}"
+        );
+    }
 }
