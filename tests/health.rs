@@ -251,6 +251,27 @@ fn what_is_wrong_with_a_closed_date_is_found() {
     health(&mut conn, true, &["wal_damaged"]);
 }
 
+/// A power cut brought a removed segment back, and not the one behind it.
+#[test]
+fn what_was_removed_from_the_log_is_not_missing_in_it() {
+    let site = Site::new(&Config::new().dated("jobs", "wal_retain_days = 30"));
+    for n in 1..=3 {
+        let daemon = site.start();
+        daemon.connect().ok(json!({"op": "store", "date": DAY, "key": format!("k{n}"), "data": {}}));
+        daemon.stop();
+    }
+    let directory = site.path("jobs").join(DAY);
+    let segments = files::segments(&directory);
+    assert_eq!(segments.len(), 3);
+    fs::remove_file(&segments[1]).unwrap();
+    let daemon = site.start();
+    let mut conn = daemon.connect();
+    for (removed_through, problems) in [("2", &[][..]), ("1", &["wal_damaged"])] {
+        fs::write(directory.join("log_removed_through"), removed_through).unwrap();
+        health(&mut conn, true, problems);
+    }
+}
+
 #[test]
 fn notes_beside_the_log_that_tell_nothing_are_told() {
     let site = Site::new(&Config::new().dated("jobs", ""));

@@ -208,8 +208,9 @@ impl Judging<'_> {
         let mut missing = None;
         let begins = match (expected, segment.first_seq) {
             (Some(expected), Some(_)) => expected,
-            // Before it may stand a removed segment that came back, without those that followed it.
-            (Some(expected), None) => expected.max(removed_seq + 1),
+            // Before it may stand a removed segment that came back, without those that followed it. What is removed was
+            // flushed; a database that ends before it is an older one, and tells nothing of that.
+            (Some(expected), None) => expected.max(removed_seq.min(flushed_seq) + 1),
             (None, first) => first.unwrap_or(flushed_seq + 1),
         };
         let scanned = scan::scan(&bytes, self.model, Some(begins), |entry| {

@@ -114,7 +114,7 @@ fn judge_rest(rest: &[u8], offset: usize, expected_seq: Option<u64>) -> Result<b
 }
 
 /// The place of the first record that can be read, wherever its line begins.
-pub(super) fn first_readable_seq(bytes: &[u8]) -> Option<u64> {
+pub fn first_readable_seq(bytes: &[u8]) -> Option<u64> {
     valid_lines(bytes).find_map(|(line, _)| entry::read_places(line)).map(|(seq, _)| seq)
 }
 

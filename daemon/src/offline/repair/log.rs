@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 
 use super::arrange::Placed;
-use super::mending::Mending;
+use super::mending::{Mending, Reach};
 use super::{OfflineError, named};
 use crate::disk::Disk;
 use crate::storage::schema::Model;
@@ -90,7 +90,8 @@ impl Survey {
         let lines = self.lines(torn_from).collect();
         let ends = self.segments.iter().map(|segment| segment.unreadable_end).collect();
         let files = self.segments.iter().map(|segment| segment.file.clone()).collect();
-        Mending::of(files, lines, ends, torn_from, (base_seq, known_seq))
+        let reach = Reach { base_seq, known_seq, removed_seq: self.removed_seq.min(base_seq) };
+        Mending::of(files, lines, ends, torn_from, reach)
     }
 
     /// The lines of every segment; of the newest those before its torn end.
@@ -113,7 +114,7 @@ impl Survey {
         let behind = others.iter().flat_map(|segment| &segment.lines).map(|line| line.last_seq + 1).max();
         let first = newest.lines.first().filter(|line| line.offset == 0).map(|line| line.first_seq);
         let begins = match (behind, first) {
-            (Some(behind), None) => behind.max(self.removed_seq + 1),
+            (Some(behind), None) => behind.max(self.removed_seq.min(base_seq) + 1),
             (behind, first) => behind.max(first).unwrap_or(base_seq + 1),
         };
         let end = scan::scan(&self.newest, self.model, Some(begins), |_| {}).ok().filter(|end| end.torn)?;

@@ -71,6 +71,17 @@ enum Part {
     Gap { gap: Gap, seq: u64 },
 }
 
+/// How far a log's records reach by what is known from elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reach {
+    /// The last one that the database has.
+    pub(super) base_seq: u64,
+    /// There were records up to this one at least.
+    pub(super) known_seq: u64,
+    /// Of those that the database has, the last one whose segment was removed. A power cut may bring back any of them.
+    pub(super) removed_seq: u64,
+}
+
 /// What makes a log whole.
 #[derive(Debug, Default)]
 pub(super) struct Mending {
@@ -95,8 +106,9 @@ impl Mending {
         lines: Vec<Placed>,
         unreadable_ends: Vec<Option<usize>>,
         torn_from: Option<usize>,
-        (base_seq, known_seq): (u64, u64),
+        reach: Reach,
     ) -> Self {
+        let Reach { base_seq, known_seq, removed_seq } = reach;
         let rewrites = files.iter().map(|_| Rewrite::default()).collect();
         let mut mending = Self { files, rewrites, base_seq, ..Self::default() };
         let Arrangement { kept, again } = Arrangement::of(lines);
@@ -104,10 +116,16 @@ impl Mending {
             mending.note_unreadable(&placed);
             mending.note(placed, "stands here again");
         }
-        let mut next = None;
+        let mut last = None;
         for (placed, to) in kept {
-            mending.add(placed, to, next.unwrap_or(placed.line.first_seq.min(base_seq + 1)));
-            next = Some(placed.line.last_seq + 1);
+            let expected = match last {
+                None => placed.line.first_seq.min(base_seq + 1),
+                Some((next, segment)) if segment == to => next,
+                // Segments between the two may have been removed.
+                Some((next, _)) => (removed_seq + 1).max(next),
+            };
+            mending.add(placed, to, expected);
+            last = Some((placed.line.last_seq + 1, to));
         }
         let newest = unreadable_ends.len().saturating_sub(1);
         for (at, end) in unreadable_ends.into_iter().enumerate() {
@@ -115,7 +133,10 @@ impl Mending {
                 mending.damage(at, offset, "the rest of the segment is not readable");
             }
         }
-        mending.add_end(next.unwrap_or(base_seq + 1), known_seq);
+        let next = last.map_or(base_seq + 1, |(next, _)| next);
+        if removed_seq < known_seq {
+            mending.add_end(next, known_seq);
+        }
         // Where the end began may be another place now, and then it might not be taken for torn.
         if let (Some(newest), true) =
             (mending.rewrites.last_mut(), torn_from.is_some() && !mending.damages.is_empty())

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use fastpersist_protocol::time::Date;
 
@@ -17,8 +18,10 @@ use crate::storage::{Kind, Storage};
 use crate::wal::recover::{self, TORN_PREFIX};
 use crate::wal::{horizon, scan};
 
-/// A date may be opened or closed while it is looked at; then it is looked at again.
-const TRIES: usize = 3;
+/// A date may be opened or closed while it is looked at, or give up old segments; then it is looked at again.
+const TRIES: usize = 20;
+/// Before it is tried again where somebody else holds the date.
+const PAUSE: Duration = Duration::from_millis(50);
 const REBUILT: &str = "restart the daemon, which then rebuilds the file from its backup and the log";
 
 impl Storage {
@@ -64,6 +67,9 @@ fn look_at_date(dated: &Dated, config: &StorageConfig, date: Date, deep: bool, r
             look_at_closed(dated.shared(), config, date, deep, go_on, &mut found);
             go_on()
         });
+        if whole.is_none() {
+            std::thread::sleep(PAUSE);
+        }
         if whole == Some(true) {
             report.problems.append(&mut found.problems);
             report.files += found.files;
@@ -73,7 +79,7 @@ fn look_at_date(dated: &Dated, config: &StorageConfig, date: Date, deep: bool, r
             return;
         }
     }
-    let message = "the date is opened and closed so often that it could not be looked at; check again";
+    let message = "the date is opened, closed or cleared of old segments all the time, and could not be looked at; check again";
     report.add(Some(date), ProblemKind::FileInUse, message);
 }
 
@@ -306,7 +312,8 @@ fn judge_closed(look: Result<TableLook, DuckError>, layout: &Layout, deep: bool,
     }
 }
 
-/// Reads segments, the first so many bytes of each, and checks every line and the order.
+/// Reads segments, the first so many bytes of each, and checks every line and the order. What was removed may be missing
+/// anywhere among them: a power cut may bring some of it back.
 fn look_at_log(
     shared: &Shared,
     config: &StorageConfig,
@@ -315,6 +322,9 @@ fn look_at_log(
     go_on: &dyn Fn() -> bool,
     report: &mut HealthReport,
 ) {
+    let base = date.map_or_else(|| config.base_dir.clone(), |date| config.base_dir.join(date.to_string()));
+    // A note that cannot be read is told where the partition is looked at.
+    let removed_seq = horizon::removed_through(&*shared.disk, &base).unwrap_or(0);
     let mut expected = None;
     for (file, length) in segments {
         if !go_on() || shared.stopping.load(Ordering::Relaxed) {
@@ -334,7 +344,10 @@ fn look_at_log(
             }
         };
         let bytes = &bytes[..bytes.len().min(usize::try_from(length).unwrap_or(usize::MAX))];
-        let scanned = scan::scan(bytes, config.model(), expected, |entry| {
+        let first = scan::first_readable_seq(bytes);
+        let after_removed =
+            first.filter(|first| expected.is_some_and(|seq| (seq..=removed_seq + 1).contains(first)));
+        let scanned = scan::scan(bytes, config.model(), after_removed.or(expected), |entry| {
             report.wal_records += entry.records.len() as u64;
         });
         let (offset, reason) = match scanned {

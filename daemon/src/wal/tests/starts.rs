@@ -85,6 +85,20 @@ fn a_removed_segment_that_came_back_makes_no_damage_of_a_torn_write() {
     );
 }
 
+/// Somebody put an older database in place: what was removed of the log by the later one's word is not what this one
+/// tells, and a torn end passed for damage.
+#[test]
+fn an_older_database_makes_no_damage_of_a_torn_write() {
+    let mut torn: Vec<_> = (4..=12).flat_map(|seq| line_when(seq, 3)).collect();
+    torn[..512].fill(0);
+    let written = Written::new(&[(0, 1, &seqs(1..=3)), (0, 2, &torn)]);
+    let (found, recovered) = written.recover_when(Told { flushed_seq: 1, removed_seq: 9, settled_seq: None });
+    assert_eq!(
+        (found, recovered.map(|recovered| (recovered.last_seq, recovered.torn_count)).ok()),
+        (vec![2, 3], Some((3, 1)))
+    );
+}
+
 #[test]
 fn what_a_start_finds_is_as_it_was_sealed() {
     let written = Written::new(&[(0, 1, &seqs(1..=2)), (0, 2, &seqs(3..=4)), (1, 1, &padded(seqs(5..=6)))]);

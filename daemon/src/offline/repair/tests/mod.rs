@@ -69,8 +69,18 @@ fn log_of(segments: &[Vec<u8>]) -> tempfile::TempDir {
 
 /// Repairs the log; answers what was wrong, and which places are lost.
 fn repaired(root: &Path, flushed_seq: u64, known_seq: u64) -> (Vec<String>, Vec<(u64, u64)>) {
+    repaired_when(0, root, flushed_seq, known_seq)
+}
+
+/// The same where segments up to a record were removed.
+fn repaired_when(
+    removed_seq: u64,
+    root: &Path,
+    flushed_seq: u64,
+    known_seq: u64,
+) -> (Vec<String>, Vec<(u64, u64)>) {
     let (disk, directories) = (RealDisk::shared(), [root.to_owned()]);
-    let survey = Survey::take(&*disk, &directories, Model::Dated, 0).expect("surveyed");
+    let survey = Survey::take(&*disk, &directories, Model::Dated, removed_seq).expect("surveyed");
     let mending = survey.mend(flushed_seq, known_seq);
     mending.write(&*disk, root, instant()).expect("written");
     (mending.damages.iter().map(ToString::to_string).collect(), mending.lost().collect())
@@ -144,6 +154,45 @@ fn misplaced_lines_go_to_where_they_belong() {
     let expected = [each(1..=13), vec![(14, 20)], each(21..=25)].concat();
     assert_eq!(started(root.path(), 0), expected);
     assert_eq!(repaired(root.path(), 0, 0), (vec![], vec![]), "the second repair has nothing to do");
+}
+
+/// A power cut brought a removed segment back and not the one behind it: the start took the log as it was, and the repair
+/// told it as damaged.
+#[test]
+fn what_was_removed_is_not_missing_between_two_segments() {
+    let log = || log_of(&[lines(1..=10), lines(21..=30)]);
+    let root = log();
+    assert_eq!(repaired_when(20, root.path(), 25, 0), (vec![], vec![]));
+    assert_eq!(started(root.path(), 25), each(26..=30));
+    // What was not removed is told, also where the database has it.
+    for removed_seq in [15, 19] {
+        let root = log();
+        let (damages, lost) = repaired_when(removed_seq, root.path(), 25, 0);
+        let missing = format!("{} to 20", removed_seq + 1).replace("20 to 20", "20");
+        assert_eq!((damages.len(), lost), (1, vec![]), "{damages:?}");
+        assert!(damages[0].contains(&missing), "{damages:?}");
+        assert_eq!(started(root.path(), 25), each(26..=30));
+    }
+    // An older database has less than was removed.
+    let root = log();
+    assert_eq!(repaired_when(20, root.path(), 12, 0).1, [(13, 20)]);
+    assert_eq!(started(root.path(), 12), [vec![(13, 20)], each(21..=30)].concat());
+    // Nothing is left behind the one that came back.
+    let root = log_of(&[lines(1..=10)]);
+    assert_eq!(repaired_when(20, root.path(), 20, 20), (vec![], vec![]));
+    // Within a segment nothing is removed.
+    let root = log_of(&[lines((1..=4).chain(8..=10))]);
+    assert_eq!(repaired_when(20, root.path(), 20, 20).0.len(), 1);
+    assert_eq!(started(root.path(), 20), vec![]);
+}
+
+#[test]
+fn an_older_database_makes_no_damage_of_a_torn_write() {
+    let mut torn = group(4..=12, 3);
+    torn[..512].fill(0);
+    let root = log_of(&[lines(1..=3), torn]);
+    assert_eq!(repaired_when(9, root.path(), 1, 0), (vec![], vec![]));
+    assert_eq!(started(root.path(), 1), each(2..=3));
 }
 
 #[test]
