@@ -3,6 +3,8 @@
 //! Invariant: of a storage's verified backups the newest stays, whatever the clock says: the one with the
 //! highest `seq` for a collection, the one taken last for a dated storage.
 
+use std::path::PathBuf;
+
 use chrono_tz::Tz;
 use fastpersist_protocol::time::Date;
 
@@ -62,10 +64,20 @@ pub fn remove(disk: &dyn Disk, found: &Found, model: Model) -> Result<(), Manife
 pub fn finish(disk: &dyn Disk, found: &Found, model: Model) -> Result<(), ManifestError> {
     let own = found.manifest.files.iter().map(|entry| found.directory.join(&entry.file));
     let manifest = (model == Model::Collection).then(|| found.directory.join(REMOVED_FILE));
-    for path in own.chain(manifest) {
-        match disk.remove(&path) {
+    remove_all(disk, own)?;
+    if let Some(manifest) = manifest {
+        // A power cut must not bring back a file that no manifest tells of: it would be told as a damaged backup.
+        disk.sync_dir(&found.directory).map_err(ManifestError::io(&found.directory))?;
+        remove_all(disk, [manifest])?;
+    }
+    Ok(())
+}
+
+fn remove_all(disk: &dyn Disk, files: impl IntoIterator<Item = PathBuf>) -> Result<(), ManifestError> {
+    for file in files {
+        match disk.remove(&file) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(ManifestError::Io { file: path, source: error });
+                return Err(ManifestError::io(&file)(error));
             }
             _ => {}
         }

@@ -117,18 +117,24 @@ impl Storage {
 
 /// The backup in a directory; an error tells of one whose manifest is gone or cannot be read.
 fn look_in(disk: &dyn Disk, directory: &Path) -> Result<Option<Found>, String> {
-    // In this order: a backup's files get their names when its manifest is there.
-    let names = disk.list(directory).unwrap_or_default();
-    let found = manifest::find(disk, directory).map_err(|error| error.to_string())?;
-    match names.iter().find(|name| name.ends_with(backup::FILE_SUFFIX)) {
-        Some(name) if found.is_none() => Err(format!(
-            "{} has a backup's file {name}, but {} is missing, so the backup is not used; `backup` takes a new one, \
-             or remove its files",
-            directory.display(),
-            manifest::MANIFEST_FILE
-        )),
-        _ => Ok(found),
+    let mut alone = None;
+    // In this order: a backup's files get their names when its manifest is there, and lose them before it goes. The
+    // retention may take both away between the two looks: then there is no file when it is looked for again.
+    for _ in 0..2 {
+        let names = disk.list(directory).unwrap_or_default();
+        let found = manifest::find(disk, directory).map_err(|error| error.to_string())?;
+        alone = names.into_iter().find(|name| name.ends_with(backup::FILE_SUFFIX));
+        if found.is_some() || alone.is_none() {
+            return Ok(found);
+        }
     }
+    Err(format!(
+        "{} has a backup's file {}, but {} is missing, so the backup is not used; `backup` takes a new one, \
+         or remove its files",
+        directory.display(),
+        alone.unwrap_or_default(),
+        manifest::MANIFEST_FILE
+    ))
 }
 
 /// Tells of a backup that cannot be restored from; answers whether it is one.
