@@ -90,7 +90,7 @@ impl Survey {
         let lines = self.lines(torn_from).collect();
         let ends = self.segments.iter().map(|segment| segment.unreadable_end).collect();
         let files = self.segments.iter().map(|segment| segment.file.clone()).collect();
-        let reach = Reach { base_seq, known_seq, removed_seq: self.removed_seq.min(base_seq) };
+        let reach = Reach { base: base_seq, known: known_seq, removed: self.removed_seq.min(base_seq) };
         Mending::of(files, lines, ends, torn_from, reach)
     }
 

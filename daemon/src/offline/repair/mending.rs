@@ -71,15 +71,15 @@ enum Part {
     Gap { gap: Gap, seq: u64 },
 }
 
-/// How far a log's records reach by what is known from elsewhere.
+/// How far a log's records reach by what is known from elsewhere, by the last record of each.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reach {
     /// The last one that the database has.
-    pub(super) base_seq: u64,
+    pub(super) base: u64,
     /// There were records up to this one at least.
-    pub(super) known_seq: u64,
+    pub(super) known: u64,
     /// Of those that the database has, the last one whose segment was removed. A power cut may bring back any of them.
-    pub(super) removed_seq: u64,
+    pub(super) removed: u64,
 }
 
 /// What makes a log whole.
@@ -108,7 +108,7 @@ impl Mending {
         torn_from: Option<usize>,
         reach: Reach,
     ) -> Self {
-        let Reach { base_seq, known_seq, removed_seq } = reach;
+        let Reach { base: base_seq, known: known_seq, removed: removed_seq } = reach;
         let rewrites = files.iter().map(|_| Rewrite::default()).collect();
         let mut mending = Self { files, rewrites, base_seq, ..Self::default() };
         let Arrangement { kept, again } = Arrangement::of(lines);
