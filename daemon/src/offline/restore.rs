@@ -25,6 +25,7 @@ use crate::storage::memtable::Memtable;
 use crate::storage::partition::{flush_rows, losses};
 use crate::storage::producers::{Change, Producers};
 use crate::storage::schema::Model;
+use crate::wal::horizon;
 
 /// What is brought into DuckDB at a time.
 const CHUNK_BYTES: usize = 64 << 20;
@@ -320,6 +321,8 @@ impl Builder<'_> {
             }
         };
         losses::carry_over(&RealDisk, &from, &to, plan.seq).map_err(Failure::io(&to))?;
+        // The result has no log, and what comes will begin behind it.
+        horizon::note_removed(&RealDisk, &to, plan.seq).map_err(Failure::io(&to))?;
         for file in files.paths() {
             let sync = |mut file: Box<dyn disk::DiskFile>| file.sync();
             RealDisk.open(file).and_then(sync).map_err(Failure::io(file))?;

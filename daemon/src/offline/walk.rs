@@ -93,7 +93,7 @@ pub fn walk(
         let bytes = read(&segment.path)?;
         let first = segment.first_seq.unwrap_or(next_seq);
         let mut only_in_database = None;
-        let scanned = scan::scan(&bytes, model, Some(first), |entry| {
+        let scanned = scan::scan(&bytes, model, Some(first), after_seq, |entry| {
             if goes_on && entry.last_seq() >= next_seq {
                 if entry.gap.is_some_and(|gap| !gap.lost) {
                     only_in_database = Some((next_seq, entry.last_seq()));

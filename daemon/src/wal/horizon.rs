@@ -22,7 +22,7 @@ pub fn note_removed(disk: &dyn Disk, directory: &Path, through_seq: u64) -> io::
     if through_seq <= removed_through(disk, directory)? {
         return Ok(());
     }
-    disk::write_durably(disk, &directory.join(REMOVED_FILE), format!("{through_seq}\n").as_bytes())
+    disk::write_durably(disk, &directory.join(REMOVED_FILE), note_of(through_seq).as_bytes())
 }
 
 /// Up to which record the log was removed; 0 where it never was.
@@ -43,9 +43,21 @@ pub fn removed_through(disk: &dyn Disk, directory: &Path) -> io::Result<u64> {
     }
 }
 
-/// The record that a note tells.
+/// A note that tells a record: the number and its CRC-32, so that a changed digit does not make another one of it.
+pub fn note_of(seq: u64) -> String {
+    format!("{seq} {}\n", checksum_of(&seq.to_string()))
+}
+
+fn checksum_of(number: &str) -> String {
+    format!("{:08x}", crc32fast::hash(number.as_bytes()))
+}
+
+/// The record that a note tells. A person may write the number alone.
 pub fn record_in(noted: &[u8]) -> Option<u64> {
-    std::str::from_utf8(noted).ok()?.trim().parse().ok()
+    let noted = std::str::from_utf8(noted).ok()?.trim();
+    let (number, checksum) =
+        noted.split_once(' ').map_or((noted, None), |(number, rest)| (number, Some(rest)));
+    number.parse().ok().filter(|_| checksum.is_none_or(|checksum| checksum == checksum_of(number)))
 }
 
 /// The segments, from the oldest on, that hold nothing which is still needed.
@@ -100,7 +112,9 @@ mod tests {
         assert_eq!(removed_through(&disk, dir.path()).expect("none"), 0);
         note_removed(&disk, dir.path(), 7).expect("noted");
         assert_eq!(removed_through(&disk, dir.path()).expect("noted"), 7);
-        for broken in [&b""[..], b"seven", b"\xff"] {
+        assert_eq!(std::fs::read(dir.path().join(REMOVED_FILE)).expect("read"), b"7 6abf4a82\n");
+        assert_eq!(record_in(b"8\n"), Some(8), "as a person writes it");
+        for broken in [&b""[..], b"seven", b"\xff", b"9 6abf4a82\n", b"7 00000000\n", b"7 6abf"] {
             std::fs::write(dir.path().join(REMOVED_FILE), broken).expect("written");
             let error = removed_through(&disk, dir.path()).expect_err("not known");
             assert!(error.to_string().contains(REMOVED_FILE), "{error}");

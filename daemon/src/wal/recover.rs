@@ -115,14 +115,18 @@ pub fn recover(
     let _planted = crate::planted::on_this_thread(disk.planted());
     let (mut found, leftovers) = find(&**disk, directories)?;
     let Told { flushed_seq, settled_seq, .. } = told;
+    let judging = Judging { disk: &**disk, model, told };
     if settled_seq == Some(flushed_seq) {
         let behind = found.iter().skip(1).map(|next| next.first_seq.map(|seq| seq - 1)).chain([None]);
         let sealed = found.iter().zip(behind);
-        let sealed = sealed.map(|(segment, last)| sealed_as_found(segment, last.unwrap_or(flushed_seq)));
-        let sealed = sealed.collect();
+        let sealed = sealed.map(|(segment, last)| {
+            let last = last.unwrap_or(flushed_seq);
+            let own = if judging.was_removed(last) { judging.last_seq_of(segment)? } else { None };
+            Ok(sealed_as_found(segment, own.unwrap_or(last)))
+        });
+        let sealed = sealed.collect::<Result<_, _>>()?;
         return Ok(Recovered { sealed, last_seq: flushed_seq, torn_count: 0 });
     }
-    let judging = Judging { disk: &**disk, model, told };
     let Judged { sealed, last_seq, end } = judging.judge(&mut found, &mut on_entry)?;
     for path in &leftovers {
         disk.remove(path).map_err(RecoverError::io(path))?;
@@ -160,10 +164,10 @@ impl Judging<'_> {
             let segment = &found[index];
             // Behind one that was read, every one is.
             if judged.end.is_none()
-                && let Some(next_first) = self.flushed_before(segment, &found[index + 1..])?
+                && let Some((last, next_first)) = self.flushed_before(segment, &found[index + 1..])?
             {
                 judged.last_seq = Some(next_first - 1);
-                judged.sealed.push(sealed_as_found(segment, next_first - 1));
+                judged.sealed.push(sealed_as_found(segment, last));
                 continue;
             }
             let (bytes, scanned) = self.read(segment, judged.last_seq, on_entry)?;
@@ -181,17 +185,32 @@ impl Judging<'_> {
         Ok(judged)
     }
 
-    /// Where the database has all of a segment, the first record behind it: then it is not worth reading. That is told
-    /// by the segment that follows, and its own end must not say otherwise: else one of them begins or ends with a line
-    /// that belongs elsewhere, and what is passed over may be the only place of a record.
-    fn flushed_before(&self, segment: &Found, behind: &[Found]) -> Result<Option<u64>, RecoverError> {
+    /// Where the database has all of a segment, its last record and the first one of the segment that follows: then it is
+    /// not worth reading. That is told by the segment that follows, and its own end must not say otherwise: else one of
+    /// them begins or ends with a line that belongs elsewhere, and what is passed over may be the only place of a record.
+    fn flushed_before(&self, segment: &Found, behind: &[Found]) -> Result<Option<(u64, u64)>, RecoverError> {
         let next_first = behind.iter().find_map(|next| next.first_seq);
         let Some(next_first) = next_first.filter(|next| *next <= self.told.flushed_seq + 1) else {
             return Ok(None);
         };
-        let own_last = last_seq_of(self.disk, &segment.path, self.model);
-        let own_last = own_last.map_err(RecoverError::io(&segment.path))?;
-        Ok(own_last.is_none_or(|last| last < next_first).then_some(next_first))
+        let own = self.last_seq_of(segment)?;
+        // Those between the two may have been removed: then this one ends where its own last line says.
+        let last = own.filter(|_| self.was_removed(next_first - 1)).unwrap_or(next_first - 1);
+        Ok(own.is_none_or(|own| own < next_first).then_some((last, next_first)))
+    }
+
+    /// Whether the segment with a record was removed; a power cut may have brought it back, without those beside it. What
+    /// was removed was flushed: a database that ends before it is an older one, and tells nothing of that.
+    fn was_removed(&self, seq: u64) -> bool {
+        seq <= self.removed_seq()
+    }
+
+    fn removed_seq(&self) -> u64 {
+        self.told.removed_seq.min(self.told.flushed_seq)
+    }
+
+    fn last_seq_of(&self, segment: &Found) -> Result<Option<u64>, RecoverError> {
+        last_seq_of(self.disk, &segment.path, self.model).map_err(RecoverError::io(&segment.path))
     }
 
     /// Reads a segment that stands behind `last_seq`.
@@ -201,19 +220,18 @@ impl Judging<'_> {
         last_seq: Option<u64>,
         on_entry: &mut impl FnMut(Entry),
     ) -> Result<(Vec<u8>, ScanEnd), RecoverError> {
-        let Told { flushed_seq, removed_seq, .. } = self.told;
+        let flushed_seq = self.told.flushed_seq;
         let expected = last_seq.map(|last| last + 1);
         check_first(segment, expected, flushed_seq)?;
         let bytes = self.disk.read(&segment.path).map_err(RecoverError::io(&segment.path))?;
         let mut missing = None;
         let begins = match (expected, segment.first_seq) {
             (Some(expected), Some(_)) => expected,
-            // Before it may stand a removed segment that came back, without those that followed it. What is removed was
-            // flushed; a database that ends before it is an older one, and tells nothing of that.
-            (Some(expected), None) => expected.max(removed_seq.min(flushed_seq) + 1),
-            (None, first) => first.unwrap_or(flushed_seq + 1),
+            // Before it may stand a removed segment that came back, without those that followed it.
+            (expected, None) => expected.unwrap_or(1).max(self.removed_seq() + 1),
+            (None, Some(first)) => first,
         };
-        let scanned = scan::scan(&bytes, self.model, Some(begins), |entry| {
+        let scanned = scan::scan(&bytes, self.model, Some(begins), flushed_seq, |entry| {
             if entry.last_seq() > flushed_seq {
                 missing = missing.or_else(|| only_in_database(&entry));
                 on_entry(entry);

@@ -10,9 +10,9 @@
 //!
 //! How they are told apart: a write that tears leaves out whole sectors, which then read as NUL, or ends
 //! early; a single NUL in the middle of a line is no such hole. Every line carries `durable_seq`, the watermark at which
-//! it was written. So a hole is torn when it has such a hole in it *and* no later valid line says that the missing record
-//! had been durable, as one does, too, that stands where the database ends or before. A bad line without NUL and with
-//! valid lines behind it cannot be a torn write, nor can a valid line in the wrong place.
+//! it was written. So a hole is torn when it has such a hole in it *and* nothing says that the missing record had been
+//! durable: neither a later valid line nor the database, for what that has was durable before. A bad line without NUL and
+//! with valid lines behind it cannot be a torn write, nor can a valid line in the wrong place.
 //!
 //! Invariant: every entry passed on has a valid checksum and the next place in sequence.
 
@@ -41,7 +41,8 @@ pub struct Damage {
 
 /// Reads every entry of a segment in order and hands it to `on_entry`.
 ///
-/// `expected_seq` is the place that the first record must have; `None` lets any begin.
+/// `expected_seq` is the place that the first record must have; `None` lets any begin. Up to `durable_seq` every record
+/// was durable, as others tell; 0 where nobody does.
 ///
 /// # Errors
 /// [`Damage`] as described for this module.
@@ -49,6 +50,7 @@ pub fn scan(
     bytes: &[u8],
     model: Model,
     mut expected_seq: Option<u64>,
+    durable_seq: u64,
     mut on_entry: impl FnMut(Entry),
 ) -> Result<ScanEnd, Damage> {
     let mut offset = 0;
@@ -68,7 +70,9 @@ pub fn scan(
             }
         }
     }
-    let torn = judge_rest(&bytes[offset..], offset, expected_seq)?;
+    // What was durable did not tear.
+    let may_be_torn = expected_seq.filter(|expected| *expected > durable_seq);
+    let torn = judge_rest(&bytes[offset..], offset, may_be_torn)?;
     Ok(ScanEnd { valid_bytes: offset, last_seq, torn })
 }
 
@@ -92,7 +96,8 @@ fn check_place(entry: &Entry, expected_seq: Option<u64>, offset: usize) -> Resul
     }
 }
 
-/// Judges what follows the valid part: `Ok(false)` for the end, `Ok(true)` for a torn write.
+/// Judges what follows the valid part: `Ok(false)` for the end, `Ok(true)` for a torn write. Without `expected_seq` nothing
+/// that a line follows is torn.
 fn judge_rest(rest: &[u8], offset: usize, expected_seq: Option<u64>) -> Result<bool, Damage> {
     if rest.iter().all(|byte| *byte == 0) {
         return Ok(false);
@@ -100,8 +105,6 @@ fn judge_rest(rest: &[u8], offset: usize, expected_seq: Option<u64>) -> Result<b
     let first_hole = first_hole(rest, offset).unwrap_or(rest.len());
     for (line, at) in valid_lines(rest) {
         let Some((seq, durable_seq)) = entry::read_places(line) else { continue };
-        // Of the oldest segment, whose beginning is not readable, only what the database lacks is expected: what it has
-        // was durable, too.
         let was_durable = expected_seq.is_none_or(|expected| durable_seq >= expected || seq <= expected);
         if first_hole > at || was_durable {
             let behind = offset + at;
@@ -201,7 +204,7 @@ mod tests {
 
     fn scan_seqs(bytes: &[u8]) -> (Vec<u64>, Result<ScanEnd, Damage>) {
         let mut seqs = Vec::new();
-        let end = scan(bytes, Model::Dated, Some(1), |entry| seqs.push(entry.seq));
+        let end = scan(bytes, Model::Dated, Some(1), 0, |entry| seqs.push(entry.seq));
         (seqs, end)
     }
 
@@ -340,7 +343,7 @@ mod tests {
         entry::encode_gap(gap, 2, Timestamp::from_micros(0).expect("in range"), &mut bytes);
         bytes.extend(line(5, 4));
         let mut found = Vec::new();
-        let end = scan(&bytes, Model::Dated, Some(1), |entry| {
+        let end = scan(&bytes, Model::Dated, Some(1), 0, |entry| {
             found.push((entry.seq, entry.last_seq(), entry.records.len(), entry.gap));
         });
         assert_eq!(found, [(1, 1, 1, None), (2, 4, 0, Some(gap)), (5, 5, 1, None)]);

@@ -107,17 +107,17 @@ impl Survey {
     }
 
     /// From where on the start cuts off the newest segment's end, as of a write that was not answered. It begins where
-    /// the start begins: behind the segments before it or, where they have no line, behind the database; and, where its
-    /// first line is not readable, behind what was removed.
+    /// the start begins: behind the segments before it and, where its first line is not readable, behind what was removed.
     fn torn_from(&self, base_seq: u64, known_seq: u64) -> Option<usize> {
         let (newest, others) = self.segments.split_last()?;
         let behind = others.iter().flat_map(|segment| &segment.lines).map(|line| line.last_seq + 1).max();
         let first = newest.lines.first().filter(|line| line.offset == 0).map(|line| line.first_seq);
-        let begins = match (behind, first) {
-            (Some(behind), None) => behind.max(self.removed_seq.min(base_seq) + 1),
-            (behind, first) => behind.max(first).unwrap_or(base_seq + 1),
+        let begins = match first {
+            None => behind.unwrap_or(1).max(self.removed_seq.min(base_seq) + 1),
+            Some(first) => behind.unwrap_or(first).max(first),
         };
-        let end = scan::scan(&self.newest, self.model, Some(begins), |_| {}).ok().filter(|end| end.torn)?;
+        let end = scan::scan(&self.newest, self.model, Some(begins), base_seq, |_| {});
+        let end = end.ok().filter(|end| end.torn)?;
         // What was answered did not tear.
         let last_seq = end.last_seq.unwrap_or(begins - 1).max(base_seq);
         (last_seq >= known_seq).then_some(end.valid_bytes)

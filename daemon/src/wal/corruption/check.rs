@@ -111,7 +111,7 @@ impl Case<'_> {
         let disk: Arc<dyn Disk> = Arc::new(FailingDisk { bug: self.bug, ..FailingDisk::default() });
         let mut entries = Vec::new();
         let (directories, model) = (self.directories(), self.log.model);
-        let told = Told { flushed_seq, settled_seq, removed_seq: 0 };
+        let told = Told { flushed_seq, settled_seq, removed_seq: self.log.removed_seq };
         let recovered = recover::recover(&disk, &directories, model, told, |entry| {
             entries.push(entry);
         });
@@ -280,7 +280,7 @@ impl Case<'_> {
         ensure(behind.torn_count == 0 || is_unneeded, "further writes are torn")
     }
 
-    /// Whoever follows the changes gets right records, one behind the other, or is told.
+    /// Whoever follows the changes gets right records, one behind the other, and all of a segment that was not hurt.
     fn check_followed(&self) -> Checked {
         for file in 0..self.files.len() {
             let Ok(mut tail) = Tail::open(&self.path_of(file)) else { continue };
@@ -304,6 +304,10 @@ impl Case<'_> {
                     Ok(Lines::End) | Err(FollowError::Damaged { .. }) => break,
                     Err(error @ FollowError::Io { .. }) => return Err(format!("WRONG: {error}")),
                 }
+            }
+            if matches!(self.harm, Harm::Bytes { segment, .. } if *segment != file) {
+                let end = self.log.lines[self.log.segments[file].lines.end - 1].last_seq;
+                ensure(from == end + 1, &format!("LOST: a follower of a sound segment ends at {from}"))?;
             }
         }
         Ok(())

@@ -58,6 +58,8 @@ pub(super) struct Log {
     pub(super) synced: usize,
     /// What the database has.
     pub(super) flushed_seq: u64,
+    /// What stood before the first line was removed.
+    pub(super) removed_seq: u64,
 }
 
 impl Log {
@@ -251,8 +253,9 @@ impl Writing {
                 _ => segments.push(Segment { day, name, lines: line..line + 1, tail_bytes: 0 }),
             }
         }
-        let Self { model, lines, synced, mut chance, .. } = self;
-        let mut log = Log { model, lines, segments, synced, flushed_seq };
+        let Self { model, lines, synced, mut chance, first_seq, .. } = self;
+        let removed_seq = first_seq - 1;
+        let mut log = Log { model, lines, segments, synced, flushed_seq, removed_seq };
         log.check_files(&self.files);
         let last = log.segments.len() - 1;
         for segment in 0..=last {

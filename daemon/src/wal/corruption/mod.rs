@@ -56,6 +56,8 @@ pub(crate) struct Harmed {
     pub(crate) directories: Vec<PathBuf>,
     /// What the database has.
     pub(crate) flushed_seq: u64,
+    /// What was removed before it.
+    pub(crate) removed_seq: u64,
     /// What was answered.
     pub(crate) durable_seq: u64,
     pub(crate) lines: Vec<Written>,
@@ -119,6 +121,7 @@ impl Logs {
             model: log.model,
             directories: case.directories(),
             flushed_seq: log.flushed_seq,
+            removed_seq: log.removed_seq,
             durable_seq,
             lines: lines.collect(),
             root,

@@ -64,11 +64,7 @@ fn of_bytes(log: &Log, segment: usize, change: &Change) -> Expected {
             Expected::Refused { places: vec![(segment + 1, 0)] }
         };
     }
-    let bad_seq = match log.lines.get(bad) {
-        // Before the oldest segment's first line may stand what the database has: nothing tells which that was.
-        Some(_) if bad == 0 => log.flushed_seq + 1,
-        line => line.map_or(u64::MAX, |line| line.first_seq),
-    };
+    let bad_seq = log.lines.get(bad).map_or(u64::MAX, |line| line.first_seq);
     let later = || extents.iter().filter(|extent| extent.0 > bad).filter(is_whole);
     let hole = holes(change, &bytes).into_iter().filter(|hole| hole.end > offset).find(|hole| {
         let begins = hole.start <= offset || hole.start.is_multiple_of(SECTOR_BYTES);
@@ -76,7 +72,8 @@ fn of_bytes(log: &Log, segment: usize, change: &Change) -> Expected {
     });
     let looks_torn = later().all(|(line, extent)| {
         let line = &log.lines[*line];
-        let was_durable = line.durable_seq >= bad_seq || line.first_seq <= bad_seq;
+        // What the database has was durable before.
+        let was_durable = line.durable_seq >= bad_seq || bad_seq <= log.flushed_seq;
         hole.as_ref().is_some_and(|hole| hole.start < extent.start) && !was_durable
     });
     if looks_torn && is_last {

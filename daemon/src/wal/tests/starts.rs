@@ -85,6 +85,66 @@ fn a_removed_segment_that_came_back_makes_no_damage_of_a_torn_write() {
     );
 }
 
+/// What the database has was durable before. Its word was not asked where a hole stood in the newest segment, and durable
+/// records behind the hole were cut off as torn: of group commits that a flush overtook, every line carries the same
+/// watermark.
+#[test]
+fn a_lost_sector_of_what_the_database_has_is_no_torn_write() {
+    let mut newest: Vec<_> = (4..=24).flat_map(|seq| line_when(seq, 3)).collect();
+    newest[..512].fill(0);
+    let written = Written::new(&[(0, 1, &seqs(1..=3)), (0, 2, &newest)]);
+    for flushed_seq in [4, 5, 20] {
+        assert!(written.is_damaged_at(flushed_seq, "2025-01-15/wal_000002.jsonl", 0), "{flushed_seq}");
+    }
+    // Also where other lines of the segment can be read before it.
+    let mut newest: Vec<_> = (4..=34).flat_map(|seq| line_when(seq, 3)).collect();
+    newest[1024..1536].fill(0);
+    let written = Written::new(&[(0, 1, &seqs(1..=3)), (0, 2, &newest)]);
+    assert!(written.recover(30).1.is_err(), "the database has what is not readable");
+    let (found, recovered) = written.recover(5);
+    assert_eq!(recovered.expect("it is a torn write").torn_count, 1);
+    assert!(found.len() > 1 && found.len() < 20, "{found:?}");
+}
+
+/// The only segment began with flushed records, and its first sector was lost, with the head of a durable group behind
+/// them. The start took for the log's beginning what the database lacks, and cut the group off as torn.
+#[test]
+fn a_log_begins_where_it_was_removed_and_not_where_the_database_ends() {
+    let mut only = [seqs(1..=3), (4..=24).flat_map(|seq| line_when(seq, 3)).collect()].concat();
+    only[..512].fill(0);
+    let written = Written::new(&[(0, 1, &only)]);
+    assert!(written.is_damaged_at(3, "2025-01-15/wal_000001.jsonl", 0), "{:?}", written.recover(3));
+    // Where nothing stood before it, it is the first write behind the removed ones.
+    let mut first: Vec<_> = (4..=24).flat_map(|seq| line_when(seq, 3)).collect();
+    first[..512].fill(0);
+    let written = Written::new(&[(0, 1, &first)]);
+    let (_, recovered) = written.recover_when(Told { flushed_seq: 3, removed_seq: 3, settled_seq: None });
+    assert_eq!(recovered.map(|recovered| (recovered.last_seq, recovered.torn_count)).ok(), Some((3, 1)));
+}
+
+/// A removed segment that a power cut brought back ends where its own last line says: whoever followed the changes from
+/// there was told that a sound log is damaged.
+#[test]
+fn a_removed_segment_that_came_back_reaches_no_further_than_its_lines() {
+    let written = Written::new(&[(0, 1, &seqs(1..=10)), (0, 3, &seqs(21..=30))]);
+    let last_seqs = |told| {
+        let recovered = written.recover_when(told).1.expect("it starts");
+        recovered.sealed.iter().map(|sealed| sealed.last_seq).collect::<Vec<_>>()
+    };
+    let told = Told { flushed_seq: 25, removed_seq: 20, settled_seq: None };
+    assert_eq!(last_seqs(told), [10, 30]);
+    assert_eq!(
+        last_seqs(Told { removed_seq: 0, ..told }),
+        [20, 30],
+        "nothing says that anything was removed"
+    );
+    assert_eq!(last_seqs(Told { flushed_seq: 30, settled_seq: Some(30), ..told }), [10, 30]);
+    let alone = Written::new(&[(0, 1, &seqs(1..=10))]);
+    let told = Told { flushed_seq: 30, removed_seq: 30, settled_seq: Some(30) };
+    let recovered = alone.recover_when(told).1.expect("it starts");
+    assert_eq!(recovered.sealed[0].last_seq, 10);
+}
+
 /// Somebody put an older database in place: what was removed of the log by the later one's word is not what this one
 /// tells, and a torn end passed for damage.
 #[test]

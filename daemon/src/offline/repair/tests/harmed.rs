@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Survey, instant, start};
+use super::{Survey, instant, start_when};
 use crate::disk::RealDisk;
 use crate::offline::repair::mending::Mending;
 use crate::storage::faults::runs::{Tally, seeds};
@@ -51,13 +51,13 @@ fn ensure(holds: bool, what: impl FnOnce() -> String) -> Checked {
 }
 
 fn mending(harmed: &Harmed, known_seq: u64) -> Result<Mending, String> {
-    let survey = Survey::take(&*RealDisk::shared(), &harmed.directories, harmed.model, 0);
+    let survey = Survey::take(&*RealDisk::shared(), &harmed.directories, harmed.model, harmed.removed_seq);
     Ok(survey.map_err(|error| format!("WRONG: {error}"))?.mend(harmed.flushed_seq, known_seq))
 }
 
 fn check(harmed: &Harmed, known_seq: u64) -> Checked {
     let before = files(&harmed.directories);
-    let unrepaired = start(&harmed.directories, harmed.model, harmed.flushed_seq);
+    let unrepaired = start_when(harmed.removed_seq, &harmed.directories, harmed.model, harmed.flushed_seq);
     put_back(&before, &harmed.directories);
     let mending = mending(harmed, known_seq)?;
     if let Err(error) = &unrepaired {
@@ -92,7 +92,7 @@ fn check_kept(harmed: &Harmed, before: &Files) -> Checked {
 }
 
 fn check_start(harmed: &Harmed, known_seq: u64, before: &Files, mending: &Mending) -> Checked {
-    let entries = start(&harmed.directories, harmed.model, harmed.flushed_seq);
+    let entries = start_when(harmed.removed_seq, &harmed.directories, harmed.model, harmed.flushed_seq);
     let entries = entries.map_err(|error| format!("WRONG: repaired, and refused: {error}"))?;
     let last_seq = entries.last().map_or(harmed.flushed_seq, Entry::last_seq).max(harmed.flushed_seq);
     ensure(last_seq >= known_seq, || format!("LOST: it ends with {last_seq}, before {known_seq}"))?;

@@ -22,9 +22,19 @@ fn instant() -> Timestamp {
 
 /// What a start gives with so much in the database.
 fn start(directories: &[PathBuf], model: Model, flushed_seq: u64) -> Result<Vec<Entry>, RecoverError> {
+    start_when(0, directories, model, flushed_seq)
+}
+
+/// The same where segments up to a record were removed.
+fn start_when(
+    removed_seq: u64,
+    directories: &[PathBuf],
+    model: Model,
+    flushed_seq: u64,
+) -> Result<Vec<Entry>, RecoverError> {
     let disk: Arc<dyn Disk> = RealDisk::shared();
     let mut entries = Vec::new();
-    let told = Told { flushed_seq, ..Told::default() };
+    let told = Told { flushed_seq, removed_seq, ..Told::default() };
     recover::recover(&disk, directories, model, told, |entry| entries.push(entry))?;
     Ok(entries)
 }
@@ -118,17 +128,23 @@ fn a_lost_sector_that_held_answered_records_is_damage_where_the_start_refuses() 
 }
 
 #[test]
-fn the_same_where_only_the_database_tells_what_comes_first() {
-    for (flushed_seq, is_damage) in [(10, true), (12, false)] {
+fn the_same_where_the_log_begins_behind_what_was_removed() {
+    // The database has the synced group too, and what was removed says whether that stood in this segment.
+    for (removed_seq, flushed_seq, lost) in
+        [(10, 10, vec![(11, 13)]), (10, 12, vec![(13, 13)]), (12, 12, vec![])]
+    {
+        let is_damage = !lost.is_empty();
         let (newest, _) = without_first_sector(11..=12);
         let root = log_of(&[newest]);
         let copy = log_of(&[fs::read(root.path().join(segment::file_name(1))).expect("read")]);
-        assert_eq!(start(&[copy.path().to_owned()], Model::Dated, flushed_seq).is_err(), is_damage);
-        let (damages, lost) = repaired(root.path(), flushed_seq, 0);
+        let started = |root: &Path| start_when(removed_seq, &[root.to_owned()], Model::Dated, flushed_seq);
+        assert_eq!(started(copy.path()).is_err(), is_damage, "{removed_seq} {flushed_seq}");
+        let (damages, found) = repaired_when(removed_seq, root.path(), flushed_seq, 0);
         assert_eq!(!damages.is_empty(), is_damage, "{damages:?}");
-        assert_eq!(lost, if is_damage { vec![(11, 13)] } else { vec![] });
-        let expected = if is_damage { [vec![(11, 13)], each(14..=15)].concat() } else { vec![] };
-        assert_eq!(started(root.path(), flushed_seq), expected);
+        assert_eq!(found, lost);
+        let expected = if is_damage { [lost, each(14..=15)].concat() } else { vec![] };
+        let entries = started(root.path()).expect("it starts");
+        assert_eq!(entries.iter().map(|entry| (entry.seq, entry.last_seq())).collect::<Vec<_>>(), expected);
     }
 }
 
