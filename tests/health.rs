@@ -280,7 +280,8 @@ fn notes_beside_the_log_that_tell_nothing_are_told() {
     daemon.connect().ok(&store);
     daemon.stop();
     let directory = site.path("jobs").join(DAY);
-    assert_eq!(fs::read_to_string(directory.join("settled")).unwrap(), "1\n");
+    // The number, and its CRC-32.
+    assert_eq!(fs::read_to_string(directory.join("settled")).unwrap(), "1 83dcefb7\n");
     fs::write(directory.join("settled"), "x").unwrap();
     let daemon = site.start();
     let mut conn = daemon.connect();

@@ -153,7 +153,7 @@ fn a_removed_backup_still_tells_how_far_a_date_went() {
     assert!(backup.to_string().contains("\"seq\":20"), "{backup}");
     assert_eq!(next_seq(&mut conn, "jobs"), 21, "no place is given again");
     daemon.stop();
-    assert_eq!(fs::read_to_string(day.join("settled")).unwrap().trim(), "21");
+    assert_eq!(fs::read_to_string(day.join("settled")).unwrap().split(' ').next(), Some("21"));
 }
 
 #[test]

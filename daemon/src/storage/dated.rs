@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use super::StorageError;
 use super::feed::{Feed, Watching};
 use super::partition::backup::{is_covered, waits_for_backups};
+use super::partition::rebuild::Case;
 use super::partition::{FlushError, Layout, OpenError, Partition, Shared, notes};
 use super::querying::Held;
 use super::settled::{SETTLED_FILE, forget_settled, read_settled};
@@ -70,7 +71,7 @@ fn write_settled_of(config: &StorageConfig, shared: &Shared, partition: &Partiti
 
 fn write_settled(config: &StorageConfig, shared: &Shared, date: Date, seq: u64) {
     let file = config.base_dir.join(date.to_string()).join(SETTLED_FILE);
-    if let Err(error) = disk::write_durably(&*shared.disk, &file, format!("{seq}\n").as_bytes()) {
+    if let Err(error) = disk::write_durably(&*shared.disk, &file, horizon::note_of(seq).as_bytes()) {
         tracing::debug!(storage = %config.name, %date, %error, "a date could not be noted as settled");
     }
 }
@@ -224,6 +225,23 @@ impl Dated {
         let now = self.shared.clock.system_time();
         let count = horizon::removable(&found.sealed, settled_seq, self.config.wal_retain, now);
         let Some(last) = found.sealed[..count].last() else { return Ok(0) };
+        // The note tells how far the file was. Another one may be in its place: `db_path` may be a mount.
+        let layout = layout(&self.config, date, Some(settled_seq));
+        let case = Case { layout: &layout, config: &self.config, shared: &self.shared };
+        if layout.files.paths().any(|file| self.shared.engine.borrowing().has(file)) {
+            // To ask it would end the queries that read it. There is time.
+            return Ok(0);
+        }
+        match layout.files.paths().map(|file| case.told_by_file(file)).min().flatten() {
+            Some(seq) if seq >= settled_seq => {}
+            // That it cannot be read is for others to tell.
+            None => return Ok(0),
+            Some(seq) => {
+                tracing::warn!(storage = %self.config.name, %date, seq, settled_seq,
+                    "the log is kept: the date was closed with more records than its database file has");
+                return Ok(0);
+            }
+        }
         horizon::note_removed(&**disk, &directory, last.last_seq)?;
         for segment in &found.sealed[..count] {
             disk.remove(&segment.path)?;

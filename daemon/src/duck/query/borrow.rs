@@ -55,6 +55,11 @@ impl Borrowing {
         Ok(())
     }
 
+    /// Whether a query has the file attached.
+    pub fn has(&self, path: &Path) -> bool {
+        self.files.lock().contains_key(path)
+    }
+
     /// How many files are attached for queries.
     pub fn len(&self) -> usize {
         self.files.lock().len()

@@ -143,6 +143,8 @@ async fn the_log_of_a_closed_date_goes_from_the_front_and_only_where_the_databas
         // The first one is young: it may be the one that was written last.
         ("5\n", true, [0, 9], 0),
         ("5\n", false, [9, 9], 0),
+        // Another state of the file was put in its place, and the log is all that has the rest.
+        ("9\n", true, [9, 9], 0),
         ("x", true, [9, 9], 0),
     ] {
         let mut place = Place::new("dated");
@@ -170,5 +172,31 @@ async fn the_log_of_a_closed_date_goes_from_the_front_and_only_where_the_databas
             (expected, 2 - expected as usize),
             "{note:?} {has_database} {ages_days:?}"
         );
+    }
+}
+
+/// A database file from before, as a mount that was away for a while brings it back: the notes tell that there were more
+/// records. It passed for all that there was, and their places were given again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_ends_before_its_notes_is_not_taken_for_all_that_there_was() {
+    let date = Date::parse("2025-01-15").expect("a date");
+    for note in [SETTLED_FILE, "log_removed_through"] {
+        let place = Place::new("dated");
+        place.fill(place.date("2025-01-15"), 5);
+        let note = place.config.storages[0].base_dir.join("2025-01-15").join(note);
+        std::fs::write(&note, "9\n").expect("written");
+        let storage = place.open();
+        // The second time, too.
+        for _ in 0..2 {
+            let error = dated(&storage).partition(date).await.expect_err("records 6 to 9 are missing");
+            let told = error.to_string();
+            assert!(told.contains("complete up to record 5, and there were 9"), "{told}");
+            assert!(told.contains("fastpersist repair"), "{told}");
+        }
+        std::fs::write(&note, "5\n").expect("written");
+        let opened = dated(&storage).partition(date).await.expect("opened");
+        assert_eq!(opened.appended_seq(), 5);
+        drop(opened);
+        storage.close().await.expect("closed");
     }
 }

@@ -347,7 +347,7 @@ fn look_at_log(
         let first = scan::first_readable_seq(bytes);
         let after_removed =
             first.filter(|first| expected.is_some_and(|seq| (seq..=removed_seq + 1).contains(first)));
-        let scanned = scan::scan(bytes, config.model(), after_removed.or(expected), |entry| {
+        let scanned = scan::scan(bytes, config.model(), after_removed.or(expected), 0, |entry| {
             report.wal_records += entry.records.len() as u64;
         });
         let (offset, reason) = match scanned {

@@ -26,6 +26,8 @@ pub enum Why {
     Missing,
     /// It is sound, but the file that it belongs with is not.
     Replaced,
+    /// It is sound, and ends before records that there were.
+    Outdated,
 }
 
 impl Why {
@@ -37,6 +39,7 @@ impl Why {
             Self::CrashedAtOpen => "crashed-at-open",
             Self::Missing => "missing",
             Self::Replaced => "replaced",
+            Self::Outdated => "outdated",
         }
     }
 }

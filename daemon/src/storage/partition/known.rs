@@ -14,7 +14,7 @@ use super::notes;
 use super::rebuild::{Bad, Case, NoSource};
 use crate::backup::manifest;
 use crate::duck::Inspector;
-use crate::wal::horizon;
+use crate::wal::horizon::{self, REMOVED_FILE};
 use crate::wal::recover::Recovered;
 
 /// What is known of a partition's last record.
@@ -73,7 +73,21 @@ impl Case<'_> {
         files.filter_map(|file| self.told_by_file(file)).max().unwrap_or(0)
     }
 
-    fn told_by_file(&self, file: &Path) -> Option<u64> {
+    /// The files that end before a record that there was: another state was put in their place.
+    pub(super) fn outdated(&self, known_seq: u64) -> Vec<Bad> {
+        let outdated = |file: &Path| {
+            let seq = self.told_by_file(file).filter(|seq| *seq < known_seq)?;
+            let message = format!(
+                "{} is complete up to record {seq}, and there were {known_seq} by the notes beside the log ({REMOVED_FILE}, settled)",
+                file.display()
+            );
+            Some(Bad { file: file.to_owned(), why: Why::Outdated, message })
+        };
+        self.layout.files.paths().filter_map(outdated).collect()
+    }
+
+    /// Up to where a file says that it is complete; nobody has it open.
+    pub(in crate::storage) fn told_by_file(&self, file: &Path) -> Option<u64> {
         let disk = &*self.shared.disk;
         notes::begin_opening(disk, file, self.shared.clock.now());
         let (engine, schema) = (&self.shared.engine, &self.config.schema);

@@ -128,7 +128,7 @@ impl Partition {
         // A segment that was sealed meanwhile may have been trimmed, but never below its lines.
         let bytes = &bytes[..bytes.len().min(length as usize)];
         let mut records = Vec::new();
-        let scanned = scan::scan(bytes, self.config.model(), None, |mut entry| {
+        let scanned = scan::scan(bytes, self.config.model(), None, 0, |mut entry| {
             marks.extend(entry.mark());
             records.append(&mut entry.records);
         });

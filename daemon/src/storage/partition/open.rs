@@ -211,6 +211,19 @@ impl Opened {
         let (flushed_seq, empty) = (store.flushed_seq(), store.row_count() == 0);
         let replayed = replay(layout, config, shared, flushed_seq, empty);
         let (mut memtable, recovered) = replayed.map_err(|log| OpenError::of_log(config, log))?;
+        // A log without segments does not tell that it ended behind this database: the notes do.
+        let noted_seq = noted_seq(layout, shared);
+        if !suspect && recovered.last_seq < noted_seq {
+            drop(store);
+            return case.mend(&case.outdated(noted_seq));
+        }
+        let removed_through = || horizon::removed_through(&*shared.disk, layout.place.base());
+        if recovered.sealed.is_empty() && removed_through().is_ok_and(|seq| seq < flushed_seq) {
+            // Somebody took the log away. What comes begins behind the database, and a torn first write must be known for one.
+            if let Err(error) = horizon::note_removed(&*shared.disk, layout.place.base(), flushed_seq) {
+                tracing::warn!(storage = %config.name, %error, "it could not be noted that there is no log any more");
+            }
+        }
         memtable.producers_mut().load(producers);
         Ok(Self { store: Some(Arc::new(store)), memtable, recovered, suspect })
     }
@@ -236,6 +249,12 @@ impl Opened {
         }
         Ok(Self { store: None, memtable, recovered, suspect: false })
     }
+}
+
+/// The last record of which the notes beside the log tell; where they cannot be read, a check tells.
+fn noted_seq(layout: &Layout, shared: &Shared) -> u64 {
+    let removed = horizon::removed_through(&*shared.disk, layout.place.base()).unwrap_or(0);
+    removed.max(layout.settled_seq.unwrap_or(0))
 }
 
 /// The names of the database files cannot be changed or made durable.
