@@ -14,7 +14,7 @@ use super::{BackupError, FILE_SUFFIX};
 use crate::clock::Clock;
 use crate::config::StorageConfig;
 use crate::disk::{self, Disk};
-use crate::duck::{self, Contents, Engine, Files, Store};
+use crate::duck::{self, Contents, DuckError, Engine, Files, Snapshot};
 
 /// What must stay free beside the copy: DuckDB writes more than it keeps.
 const FREE_FLOOR_BYTES: u64 = 16 << 20;
@@ -42,18 +42,21 @@ impl Job<'_> {
         self.config.base_dir.join(self.name.to_string())
     }
 
-    /// Takes the backup of everything that the store has flushed. Blocks for as long as it takes; flushes and
-    /// reads go on meanwhile.
+    /// Takes the backup of what `snapshot` pins, to be copied to the files that it is given: all that the store has
+    /// flushed. Blocks for as long as it takes; flushes and reads go on meanwhile.
     ///
     /// # Errors
     /// See [`BackupError`]; the backup that was there before is still there.
-    pub fn run(&self, store: &Store) -> Result<Manifest, BackupError> {
+    pub fn run(
+        &self,
+        snapshot: impl FnOnce(&[PathBuf]) -> Result<Snapshot, DuckError>,
+    ) -> Result<Manifest, BackupError> {
         let directory = self.directory();
         disk::create_dir_durably(self.disk, &directory).map_err(BackupError::io(&directory))?;
         // What an interrupted one left is in the way.
         manifest::roll_forward(self.disk, &directory)?;
         self.check_room(&directory)?;
-        let taken = self.copy(store, &directory).and_then(|manifest| {
+        let taken = self.copy(snapshot, &directory).and_then(|manifest| {
             self.publish(&directory, &manifest)?;
             Ok(manifest)
         });
@@ -84,10 +87,14 @@ impl Job<'_> {
         }
     }
 
-    fn copy(&self, store: &Store, directory: &Path) -> Result<Manifest, BackupError> {
+    fn copy(
+        &self,
+        snapshot: impl FnOnce(&[PathBuf]) -> Result<Snapshot, DuckError>,
+        directory: &Path,
+    ) -> Result<Manifest, BackupError> {
         let names: Vec<_> = self.files.paths().map(name_of).collect();
         let copies: Vec<_> = names.iter().map(|name| disk::temporary_beside(&directory.join(name))).collect();
-        let snapshot = store.snapshot(&copies)?;
+        let snapshot = snapshot(&copies)?;
         let (seq, created_at) = (snapshot.seq(), self.clock.now());
         // Of a deletion that left no row only this is known: it was before now.
         let newest = snapshot.newest()?.filter(|newest| newest.seq == seq);

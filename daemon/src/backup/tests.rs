@@ -133,7 +133,7 @@ impl Place {
         let clock = SimulatedClock::new(stamp(at));
         let name = crate::schedule::day_of(clock.now(), self.config.timezone);
         let (engine, config, files) = (&self.engine, &self.config, &self.files);
-        Job { disk, clock: &clock, engine, config, name, files }.run(&self.store)
+        Job { disk, clock: &clock, engine, config, name, files }.run(|copies| self.store.snapshot(copies))
     }
 
     fn newest(&self) -> Option<Found> {

@@ -270,15 +270,24 @@ impl Store {
     /// [`DuckError::Close`] with everything that went wrong; the store is closed all the same, and what was
     /// flushed is in the files or in DuckDB's own log.
     pub fn close(&self) -> Result<(), DuckError> {
-        let mut live = self.live.lock();
-        if live.state == State::Closed {
+        self.close_behind(|live| self.checkpoint_files(&live.conn))
+    }
+
+    /// Detaches only, for where there is no room for a checkpoint.
+    ///
+    /// # Errors
+    /// As for [`close`](Self::close).
+    pub fn close_without_checkpoint(&self) -> Result<(), DuckError> {
+        self.close_behind(|_| Ok(()))
+    }
+
+    fn close_behind(&self, last: impl FnOnce(&Live) -> Result<(), DuckError>) -> Result<(), DuckError> {
+        if self.live.lock().state == State::Closed {
             return Ok(());
         }
-        let mut errors = Vec::new();
-        if live.state == State::Attached {
-            errors.extend(self.checkpoint_files(&live.conn).err());
-        }
-        live.state = State::Closed;
+        // Where a failure has left them detached, nobody knows what is in the files but for who attaches them again.
+        let mut errors: Vec<_> = self.live().and_then(|live| last(&live)).err().into_iter().collect();
+        self.live.lock().state = State::Closed;
         errors.extend(self.shared.detach());
         if errors.is_empty() { Ok(()) } else { Err(DuckError::Close(errors)) }
     }

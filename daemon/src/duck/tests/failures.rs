@@ -154,6 +154,41 @@ fn a_file_that_vanished_is_not_made_again() {
     assert!(matches!(store.flush(&one(2)), Err(DuckError::Missing { .. })));
 }
 
+/// Of a file that a failure had left detached, closing said that all was well, which passed for a checkpoint: the segments of
+/// its records went.
+#[test]
+fn a_file_that_cannot_be_attached_any_more_does_not_close_well() {
+    let place = Place::new();
+    let store = place.dated();
+    store.flush(&one(1)).expect("a flush");
+    place.engine.detach(&place.path("data.duckdb"), &store.shared().current.alias).expect("detached");
+    std::fs::rename(place.path("data.duckdb"), place.path("away")).expect("moved away");
+    store.flush(&one(2)).expect_err("no file");
+    assert!(matches!(store.close(), Err(DuckError::Close(_))));
+    // Where it is back in time, closing makes up for it.
+    let place = Place::new();
+    let store = place.dated();
+    store.flush(&one(1)).expect("a flush");
+    place.engine.detach(&place.path("data.duckdb"), &store.shared().current.alias).expect("detached");
+    std::fs::rename(place.path("data.duckdb"), place.path("away")).expect("moved away");
+    store.flush(&one(2)).expect_err("no file");
+    std::fs::rename(place.path("away"), place.path("data.duckdb")).expect("put back");
+    assert!(store.wal_bytes() > 0);
+    store.close().expect("closed");
+    assert_eq!((store.wal_bytes(), place.dated().flushed_seq()), (0, 1));
+}
+
+#[test]
+fn closed_without_a_checkpoint_everything_is_in_the_log_beside() {
+    let place = Place::new();
+    let store = place.dated();
+    store.flush(&one(1)).expect("a flush");
+    store.close_without_checkpoint().expect("closed");
+    assert!(store.wal_bytes() > 0);
+    let store = place.dated();
+    assert_eq!((store.flushed_seq(), store.row_count()), (1, 1));
+}
+
 #[test]
 fn the_engine_reaches_nothing_by_itself() {
     let place = Place::new();

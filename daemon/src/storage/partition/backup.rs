@@ -1,6 +1,6 @@
 //! The partition's part in backups: flush, copy, and know how far the newest backup reaches.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use fastpersist_protocol::time::Date;
@@ -83,7 +83,12 @@ impl Partition {
             files: &self.files,
         };
         self.backing_up.store(true, Ordering::Release);
-        let run = std::panic::AssertUnwindSafe(|| job.run(&store));
+        // Between two halves of a flush there is a state that never was.
+        let snapshot = |copies: &[PathBuf]| {
+            let _turn = self.flush_turn.lock();
+            store.snapshot(copies)
+        };
+        let run = std::panic::AssertUnwindSafe(|| job.run(snapshot));
         let panicked = |_| Err(BackupError::Thread(std::io::Error::other("it panicked")));
         let taken = std::panic::catch_unwind(run).unwrap_or_else(panicked);
         self.backing_up.store(false, Ordering::Release);

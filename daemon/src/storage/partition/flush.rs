@@ -259,7 +259,7 @@ impl Partition {
         // DuckDB makes and removes files by their names, and does not get over missing them.
         self.look_at_directory()?;
         self.sync_wal()?;
-        self.check_room()?;
+        self.check_room(self.flushing_bytes.load(Ordering::Relaxed) as u64)?;
         let store = self.open_store()?;
         #[cfg(test)]
         let _planted = crate::planted::on_this_thread(self.shared.disk.planted());
@@ -317,10 +317,16 @@ impl Partition {
         }
     }
 
-    fn check_room(&self) -> Result<(), FlushError> {
-        let needed_bytes = FREE_FLOOR_BYTES + self.flushing_bytes.load(Ordering::Relaxed) as u64;
-        match self.shared.disk.free_bytes(&self.config.base_dir) {
-            Ok(free_bytes) if free_bytes < needed_bytes => {
+    /// Whether DuckDB has room to write so many bytes, where its files are and where the log is.
+    fn check_room(&self, bytes: u64) -> Result<(), FlushError> {
+        let needed_bytes = FREE_FLOOR_BYTES + bytes;
+        let directories =
+            self.files.paths().filter_map(|file| file.ancestors().skip(1).find(|dir| dir.exists()));
+        let free = directories
+            .chain([&*self.config.base_dir])
+            .filter_map(|dir| self.shared.disk.free_bytes(dir).ok());
+        match free.min() {
+            Some(free_bytes) if free_bytes < needed_bytes => {
                 Err(FlushError::NoRoom { free_bytes, needed_bytes })
             }
             // Not knowing is no reason to stop; DuckDB will say what is wrong.
@@ -343,6 +349,11 @@ impl Partition {
     fn checkpoint(&self, store: &Store, flushed_seq: u64) {
         // DuckDB would refuse; the backup's end makes up for it.
         if self.backing_up.load(Ordering::Acquire) {
+            return;
+        }
+        // On a full disk a checkpoint can lose rows, and what counts as checkpointed goes from the log.
+        if let Err(error) = self.check_room(store.wal_bytes()) {
+            tracing::debug!(storage = %self.config.name, %error, "the checkpoint waits for room");
             return;
         }
         let begun = Instant::now();
@@ -400,8 +411,13 @@ impl Partition {
         if let Some(store) = self.store.write().take() {
             let seq = store.flushed_seq();
             let names_synced = || sync_names(&*self.shared.disk, &self.files);
-            match store.close() {
-                Ok(()) if names_synced().is_ok() => {
+            let room = self.check_room(store.wal_bytes());
+            if let Err(error) = &room {
+                tracing::warn!(storage = %self.config.name, %error, "DuckDB's own log stays: the next start brings it into its file");
+            }
+            let closed = if room.is_ok() { store.close() } else { store.close_without_checkpoint() };
+            match closed {
+                Ok(()) if room.is_ok() && names_synced().is_ok() => {
                     self.checkpointed_seq.fetch_max(seq, Ordering::AcqRel);
                 }
                 // The log is kept, and the next start sees to it.

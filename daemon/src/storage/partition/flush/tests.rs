@@ -1,4 +1,5 @@
-//! A flush that DuckDB has no memory for goes on in halves, also where the second does not go.
+//! A flush that DuckDB has no memory for goes on in halves, also where the second does not go; and nothing is checkpointed
+//! where there is no room.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use crate::storage::Kind;
 use crate::storage::backups::tests::Place;
 use crate::storage::record::{Columns, Names, Record};
 use crate::wal::commit::Submission;
+use crate::wal::failing::FailingDisk;
 
 /// More than all the memory that DuckDB has in these tests.
 const TOO_LARGE_BYTES: usize = 160 << 20;
@@ -109,4 +111,50 @@ async fn an_item_in_both_halves_has_one_latest_value() {
     assert_eq!((store.flushed_seq(), store.row_count()), (LARGE + 2, LARGE + 1));
     let both = lines(&store, "SELECT data, version, seq FROM $t WHERE key = 'both'");
     assert_eq!(both, [format!("2|2|{}", LARGE + 2)]);
+}
+
+/// A checkpoint on a full disk can lose rows. The one for which segments wait, and the one at the end, were made all the
+/// same, and then the segments went.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_room_nothing_is_checkpointed_and_the_log_stays() {
+    let mut place = Place::new("dated");
+    place.config.storages[0].wal_retain = Duration::ZERO;
+    place.config.storages[0].backup = false;
+    let date = Date::parse("2025-01-15").expect("a date");
+    let directory = place.config.storages[0].base_dir.join("2025-01-15");
+    let segments = || {
+        let names =
+            std::fs::read_dir(&directory).expect("listed").map(|entry| entry.expect("an entry").file_name());
+        names.filter(|name| crate::wal::segment::number_of(&name.to_string_lossy()).is_some()).count()
+    };
+    let disk = FailingDisk::default();
+    let failures = Arc::clone(&disk.failures);
+    let storage = place.open_on(Arc::new(disk));
+    let Kind::Dated(dated) = &storage.kind else { panic!("a dated storage") };
+    let partition = dated.partition(date).await.expect("opened");
+    write(&partition, "a", Names::Dated { process_name: None }, Some("{}")).await;
+    partition.flush_in_background().await.expect("a flush");
+    *failures.free_bytes.lock() = Some(1 << 20);
+    tokio::task::block_in_place(|| partition.tidy()).expect("sealed");
+    let store = partition.store().expect("open");
+    assert!(store.wal_bytes() > 0 && segments() == 1);
+    drop((store, partition));
+    storage.close().await.expect("closed");
+    drop(storage);
+    assert_eq!(segments(), 1, "what is not checkpointed stays");
+    assert!(!directory.join("settled").exists(), "the next start has something to do");
+    let storage = place.open();
+    let Kind::Dated(dated) = &storage.kind else { panic!("a dated storage") };
+    let partition = dated.partition(date).await.expect("opened");
+    assert_eq!(partition.appended_seq(), 1);
+    // No checkpoint is made while memory is being filled.
+    let begun = Instant::now();
+    while !partition.gauges().complete {
+        assert!(begun.elapsed() < Duration::from_secs(10), "memory is not filled");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    drop(partition);
+    storage.close().await.expect("closed");
+    assert_eq!(segments(), 0, "with room it goes");
+    assert!(directory.join("settled").exists());
 }
