@@ -345,11 +345,12 @@ fn a_directory_that_is_read_only_for_a_while_costs_refusals_and_nothing_else() {
     // Not copied by this process: a child that another test starts meanwhile would hold it open for writing.
     let copied = Command::new("cp").arg(binary("fastpersistd")).arg(&program).status().expect("run cp");
     assert!(copied.success(), "copy the daemon: {copied}");
-    let start = || {
+    let command = || {
         let mut command = Command::new(&program);
         command.env_clear().arg("--config").arg(site.config_file()).uid(STRANGER).gid(STRANGER);
-        site.start_as(command, site.socket())
+        command
     };
+    let start = || site.start_as(command(), site.socket());
     let daemon = start();
     let mut ledger = Ledger::default();
     let mut conn = daemon.connect();
@@ -361,12 +362,23 @@ fn a_directory_that_is_read_only_for_a_while_costs_refusals_and_nothing_else() {
     is_told(&mut conn);
     set(0o755);
     ledger.goes_on(&mut conn);
+    ledger.fill(&mut conn, 20);
     daemon.kill();
+    // The start has to make durable what is not flushed, and cannot.
+    set(0o555);
+    match site.try_start_as(command(), site.socket()) {
+        Ok(_) => ledger.wrong.push("it started where it may not write".to_owned()),
+        Err(exit) if exit.code != Some(74) || !exit.stderr.contains("Permission denied") => {
+            ledger.wrong.push(format!("the start ended with {:?}: {}", exit.code, exit.stderr));
+        }
+        Err(_) => {}
+    }
+    set(0o755);
     let daemon = start();
     ledger.check(&mut daemon.connect());
     daemon.stop();
     tally.runs = 1;
-    tally.injected = STORAGES.len() as u64;
+    tally.injected = 2 * STORAGES.len() as u64;
     ledger.finish(tally);
 }
 

@@ -13,7 +13,7 @@ use std::{
 use serde_json::json;
 
 use crate::{
-    harness::{Config, Conn, Daemon, PATIENCE, Random, Site, wait_for},
+    harness::{Config, Conn, Daemon, PATIENCE, Random, Site, files, wait_for},
     runs::{Tally, count},
 };
 
@@ -189,6 +189,15 @@ fn of_those_that_start_at_once_one_answers() {
         let mut conn = Conn::connect(&socket);
         check(&mut conn, round, &mut tally.lost);
         store(&mut conn, round);
+        let left = files::tree(&site.path("jobs")).into_iter().chain(files::tree(&site.path("settings")));
+        let is_trace = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            name.starts_with("torn-") || name.contains("damaged") || name.ends_with(".suspect")
+        };
+        let traces: Vec<_> = left.filter(is_trace).collect();
+        if !traces.is_empty() {
+            tally.wrong.push(format!("round {round}: nobody wrote, and yet there is {traces:?}"));
+        }
         for directory in ["jobs", "settings"] {
             let holder =
                 fs::read_to_string(site.path(directory).join("fastpersistd.lock")).expect("a lock file");

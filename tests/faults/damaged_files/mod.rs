@@ -452,7 +452,7 @@ fn is_harmless(injected: &Injected) -> bool {
     if name.ends_with(".duckdb.wal") || name == "lock_tokens" {
         return true;
     }
-    // These are a help when something else is lost too. One that tells another number, or is gone, tells less.
+    // These are a help when something else is lost too. One of which only the number is left, or that is gone, tells less.
     if name == "settled" || name == "log_removed_through" {
         let noted = fs::read_to_string(&injected.file);
         return matches!(injected.fault, Fault::Missing)

@@ -52,7 +52,7 @@ const WRONG: &str = "wrong:";
 fn a_full_disk_refuses_and_loses_nothing_and_room_is_all_it_takes() {
     let mut tally = Tally::new("full_disk");
     let can_mount = is_root() && can_mount();
-    let mut refusals = 0;
+    let (mut refusals, mut checkpoints) = (0, 0);
     for seed in runs::seeds(5, 50) {
         let mode = Mode::of(seed);
         if !can_mount && !mode.is_limit() {
@@ -66,6 +66,8 @@ fn a_full_disk_refuses_and_loses_nothing_and_room_is_all_it_takes() {
                 let count: u64 = count.trim().parse().expect("a number");
                 refusals += count;
                 tally.injected += u64::from(count > 0);
+            } else if let Some(count) = line.strip_prefix("checkpoints:") {
+                checkpoints += count.trim().parse::<u64>().expect("a number");
             } else if let Some(wrong) = line.split_once(WRONG) {
                 let list = if wrong.1.contains("is not there") { &mut tally.lost } else { &mut tally.wrong };
                 eprintln!("{seed} {mode:?}: {}", wrong.1);
@@ -73,7 +75,9 @@ fn a_full_disk_refuses_and_loses_nothing_and_room_is_all_it_takes() {
             }
         }
     }
-    println!("full_disk: {refusals} requests were refused for lack of room");
+    println!(
+        "full_disk: {refusals} requests were refused and {checkpoints} checkpoints failed for lack of room"
+    );
     tally.end();
 }
 

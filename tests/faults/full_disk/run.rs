@@ -39,7 +39,7 @@ pub(crate) fn play() {
     let seed: u64 = std::env::var(SEED).expect("a seed").parse().expect("a number");
     let mut run = Run::new(seed);
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run.all()));
-    println!("\nrefused:{}", run.refused);
+    println!("\nrefused:{}\ncheckpoints:{}", run.refused, run.failed_checkpoints());
     for wrong in run.wrong {
         println!("{WRONG} {}", wrong.replace('\n', " | "));
     }
@@ -98,6 +98,14 @@ impl Run {
         self.goes_on(&daemon);
         self.check(&daemon, "with room");
         self.end(daemon);
+    }
+
+    /// How many checkpoints of DuckDB's met the end of the room, by the daemon's log. Where that stands on the full disk
+    /// itself, some lines of it are lost.
+    fn failed_checkpoints(&self) -> usize {
+        let log = std::fs::read(self.site.path("stderr.log")).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        log.lines().filter(|line| line.contains("the checkpoint failed")).count()
     }
 
     fn tell(&mut self, wrong: String) {

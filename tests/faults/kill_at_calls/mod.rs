@@ -104,7 +104,11 @@ fn answered(conn: &mut Conn, request: &Value, state: &mut State) -> bool {
 fn kill_at(place: &Place, when: Side, tally: &mut Tally) -> bool {
     let site = Site::new(&script::config());
     let (allowed, killed) = live(&site, place, when);
+    let killed = killed && trace::was_ended(&site);
     let what = format!("{when:?} {place:?}, {}", trace::last_call(&site, place));
+    if let Some(end) = trace::own_end(&site) {
+        tally.wrong.push(format!("{what}: it ended by itself: {end}"));
+    }
     let mut daemon = match site.try_start() {
         Ok(daemon) => daemon,
         Err(exit) => {

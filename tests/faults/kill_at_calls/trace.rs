@@ -177,6 +177,37 @@ pub(super) fn was_killed(site: &Site) -> bool {
     fs::read_to_string(log(site)).unwrap_or_default().contains("+++ killed by SIGKILL")
 }
 
+/// Whether strace ended it, or stopped it to be ended.
+pub(super) fn was_ended(site: &Site) -> bool {
+    let text = fs::read_to_string(log(site)).unwrap_or_default();
+    ["+++ killed by SIGKILL", "--- stopped by SIGSTOP"].iter().any(|sign| text.contains(sign))
+}
+
+/// How the daemon ended, where it did so by itself and not well.
+pub(super) fn own_end(site: &Site) -> Option<String> {
+    let text = fs::read_to_string(log(site)).unwrap_or_default();
+    let is_end = |line: &&str| {
+        let end = line.split_once("+++ ").map(|(_, end)| end);
+        end.is_some_and(|end| !end.starts_with("exited with 0") && !end.starts_with("killed by SIGKILL"))
+    };
+    text.lines().find(is_end).map(str::to_owned)
+}
+
+#[test]
+fn an_end_of_its_own_is_told_from_one_by_strace() {
+    let site = Site::new(&super::script::config());
+    for (line, ended, own) in [
+        ("8  +++ killed by SIGKILL +++", true, false),
+        ("8  --- stopped by SIGSTOP ---", true, false),
+        ("8  +++ exited with 0 +++", false, false),
+        ("8  +++ exited with 1 +++", false, true),
+        ("8  +++ killed by SIGABRT (core dumped) +++", false, true),
+    ] {
+        fs::write(log(&site), format!("7  fdatasync(3</a>) = 0\n{line}\n")).unwrap();
+        assert_eq!((was_ended(&site), own_end(&site).is_some()), (ended, own), "{line}");
+    }
+}
+
 #[test]
 fn places_are_counted_by_thread_and_only_where_files_change() {
     let lines = [

@@ -36,6 +36,8 @@ struct State {
     fault: Fault,
     /// Faults that took place.
     injected: u64,
+    /// What they did to the log.
+    of_log: OfLog,
     is_off: bool,
     /// DuckDB is at work, so that its files cannot be copied.
     is_duckdb_busy: bool,
@@ -49,6 +51,27 @@ struct State {
 impl std::fmt::Debug for FaultyDisk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("FaultyDisk")
+    }
+}
+
+/// What failed of the log itself, while it was written. Nothing else may close it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct OfLog {
+    /// Its end is uncertain, so it may be closed until a restart.
+    pub(super) may_be_closed: bool,
+    /// The kernel may have dropped what was written and not synced.
+    pub(super) may_lose_buffered: bool,
+}
+
+impl OfLog {
+    fn failed(&mut self, who: Who, kind: Kind, errno: i32, path: &Path) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if who != Who::Main || !name.starts_with("wal_") {
+            return;
+        }
+        // For lack of room half a write is taken back.
+        self.may_be_closed |= kind == Kind::Sync || kind == Kind::Write && errno != libc::ENOSPC;
+        self.may_lose_buffered |= kind == Kind::Sync;
     }
 }
 
@@ -93,6 +116,7 @@ impl State {
                 if of == kind && (at..at + times).contains(&of_kind) =>
             {
                 self.injected += 1;
+                self.of_log.failed(who, kind, errno, path);
                 self.last.push(format!("  … fails with {errno}"));
                 Decision::Fail { error: io::Error::from_raw_os_error(errno), half }
             }
@@ -163,6 +187,7 @@ impl FaultyDisk {
             chance,
             fault,
             injected: 0,
+            of_log: OfLog::default(),
             is_off: false,
             is_duckdb_busy: false,
             by_kind: BTreeMap::new(),
@@ -202,6 +227,16 @@ impl FaultyDisk {
 
     pub(super) fn injected(&self) -> u64 {
         self.state.lock().injected
+    }
+
+    /// Whether nothing has gone wrong so far: then nothing may fail.
+    pub(super) fn is_sound(&self) -> bool {
+        let state = self.state.lock();
+        !state.is_off && state.injected == 0
+    }
+
+    pub(super) fn of_log(&self) -> OfLog {
+        self.state.lock().of_log
     }
 
     pub(super) fn by_who(&self) -> BTreeMap<Who, u64> {

@@ -92,13 +92,6 @@ pub(super) enum Fault {
     },
 }
 
-impl Fault {
-    /// Whether it can be of the kind behind which a log's end is uncertain.
-    pub(super) fn may_close_the_log(self) -> bool {
-        matches!(self, Self::Fail { kind: Kind::Write | Kind::Sync | Kind::Truncate, .. })
-    }
-}
-
 /// What a crash leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Crash {

@@ -50,6 +50,8 @@ pub(super) struct Ledger {
     batches: BTreeSet<usize>,
     /// The highest place that is durable, by partition.
     top: BTreeMap<Place, u64>,
+    /// The highest place that was answered and not lost in a crash since, by partition.
+    answered: BTreeMap<Place, u64>,
     /// What does not agree; it begins with LOST or WRONG.
     pub(super) problems: Vec<String>,
 }
@@ -96,9 +98,13 @@ impl Ledger {
     /// Notes an answer.
     pub(super) fn answered(&mut self, number: usize, known: Known, seq: Option<u64>) {
         let place = self.writes[number].place;
-        let top = *self.top.entry(place).or_default();
-        if let Some(seq) = seq.filter(|seq| *seq <= top) {
-            self.problem(format!("WRONG: place {seq} of {place:?} is given again"));
+        let of_place = |tops: &BTreeMap<Place, u64>| tops.get(&place).copied().unwrap_or_default();
+        let top = of_place(&self.top).max(of_place(&self.answered));
+        if let Some(seq) = seq {
+            if seq <= top {
+                self.problem(format!("WRONG: place {seq} of {place:?} is given again"));
+            }
+            self.answered.insert(place, seq.max(top));
         }
         (self.writes[number].known, self.writes[number].seq) = (known, seq);
         if known == Known::Durable {
@@ -118,6 +124,8 @@ impl Ledger {
         if keeps_buffered {
             return;
         }
+        // What is lost with the power leaves its place to another.
+        self.answered.clear();
         for write in self.writes.iter_mut().filter(|write| write.known == Known::Buffered) {
             write.known = Known::Uncertain;
         }

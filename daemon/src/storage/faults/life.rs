@@ -2,7 +2,7 @@
 //!
 //! Invariant: an answer counts only when it was given before the crash.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,9 +45,12 @@ pub(super) struct Life {
     is_closed: bool,
     /// Whether files of the last export must be there; `None` without an export.
     pub(super) exported: Option<bool>,
-    /// What was answered of backups.
-    pub(super) backed_up: [bool; 2],
+    /// What was answered of backups, by storage.
+    pub(super) backed_up: [Backups; 2],
 }
+
+/// The backups that a storage was answered: up to which record, by name.
+pub(super) type Backups = BTreeMap<Date, u64>;
 
 /// Writes that are being synced: nobody may see them yet.
 #[derive(Default)]
@@ -122,7 +125,7 @@ impl Life {
                 knobs,
                 is_closed: false,
                 exported: None,
-                backed_up: [false; 2],
+                backed_up: Default::default(),
             },
             Err(error) => {
                 shared.stopping.store(true, Ordering::Relaxed);
@@ -222,39 +225,62 @@ impl Life {
         self.disk.set_duckdb_busy(true);
         match step {
             Step::Write(_) => {}
-            Step::Flush => self.for_each_partition(|partition| drop(partition.flush())),
-            Step::Tidy => self.for_each_partition(|partition| drop(partition.tidy())),
+            Step::Flush => self.for_each_partition("a flush", |partition| partition.flush().map(drop)),
+            Step::Tidy => self.for_each_partition("sealing", Partition::tidy),
             Step::NextDay => self.clock.set_wall(DAY_MICROS),
             Step::Export => {
                 // One that does not end may have removed what the one before wrote.
                 self.exported = Some(false);
                 let jobs = self.jobs.export(self.jobs.parquet_root(None).expect("a root")).await;
                 let settings = self.settings.export(self.settings.parquet_root(None).expect("a root")).await;
-                if let (Ok(jobs), Ok(settings), false) = (jobs, settings, self.disk.is_off()) {
+                let (jobs, settings) =
+                    (self.expected("an export", jobs), self.expected("an export", settings));
+                if let (Some(jobs), Some(settings), false) = (jobs, settings, self.disk.is_off()) {
                     self.exported = Some(jobs.files + settings.files > 0);
                 }
             }
             Step::Backup => {
-                for (storage, is_there) in [&self.jobs, &self.settings].into_iter().zip(&mut self.backed_up) {
-                    let taken = storage.backup(None).await;
-                    *is_there |= taken.is_ok_and(|taken| !taken.is_empty()) && !self.disk.is_off();
+                for (index, storage) in [&self.jobs, &self.settings].into_iter().enumerate() {
+                    let taken = self.expected("a backup", storage.backup(None).await).unwrap_or_default();
+                    if !self.disk.is_off() {
+                        let taken = taken.iter().map(|manifest| (manifest.backup, manifest.seq));
+                        self.backed_up[index].extend(taken);
+                    }
                 }
             }
             Step::Close => {
                 self.is_closed = true;
-                drop(self.close().await);
+                self.expected("closing", self.close().await);
             }
         }
         self.disk.set_duckdb_busy(false);
     }
 
-    fn for_each_partition(&self, work: impl Fn(&Partition)) {
+    /// What came of something that must not fail as long as nothing went wrong.
+    fn expected<T, E: std::fmt::Display>(&self, what: &str, result: Result<T, E>) -> Option<T> {
+        result
+            .map_err(|error| {
+                if self.disk.is_sound() {
+                    self.ledger.lock().problem(format!("WRONG: {what} failed on a sound disk: {error}"));
+                }
+            })
+            .ok()
+    }
+
+    fn for_each_partition<E: std::fmt::Display>(
+        &self,
+        what: &str,
+        work: impl Fn(&Partition) -> Result<(), E>,
+    ) {
         for storage in [&self.jobs, &self.settings] {
             let mut partitions = storage.open_partitions();
             partitions.sort_by_key(|partition| partition.date());
             for partition in partitions {
                 let disk = self.disk.clone();
-                block_in_place(|| planted::with_steps(move || disk.step_of_duckdb(), || work(&partition)));
+                let done = block_in_place(|| {
+                    planted::with_steps(move || disk.step_of_duckdb(), || work(&partition))
+                });
+                self.expected(what, done);
             }
         }
     }
@@ -273,10 +299,7 @@ impl Life {
         let partition = match self.partition(place, true).await {
             Ok(partition) => partition.expect("one for a write"),
             Err(error) => {
-                let is_faulty = self.disk.is_off() || self.disk.injected() > 0;
-                if !is_faulty {
-                    self.ledger.lock().problem(format!("WRONG: {place:?} does not open: {error}"));
-                }
+                self.expected::<(), _>("opening a partition", Err(error));
                 return;
             }
         };
@@ -368,6 +391,11 @@ impl Life {
             }
             let results: Vec<UnitResult> = results.unwrap_or_default();
             let mut ledger = ledger.lock();
+            let all_done = results.len() == numbers.len()
+                && results.iter().all(|result| matches!(result, UnitResult::Done(_)));
+            if !all_done && disk.is_sound() {
+                ledger.problem(format!("WRONG: refused on a sound disk: {results:?}"));
+            }
             for (numbers, result) in numbers.iter().zip(&results) {
                 note(&mut ledger, numbers, result, sync);
             }
@@ -421,15 +449,19 @@ impl Life {
     }
 
     /// Backups that were answered are there and whole.
-    pub(super) async fn check_backups(&self, must_be: [bool; 2]) {
-        for (storage, must_be) in [&self.jobs, &self.settings].into_iter().zip(must_be) {
+    pub(super) async fn check_backups(&self, answered: &[Backups; 2]) {
+        for (storage, answered) in [&self.jobs, &self.settings].into_iter().zip(answered) {
             let found = storage.list_backups().unwrap_or_default();
-            if must_be && found.is_empty() {
-                self.ledger.lock().problem(format!("LOST: a backup of {}", storage.config().name));
+            let found: Backups = found.iter().map(|one| (one.manifest.backup, one.manifest.seq)).collect();
+            for (name, seq) in answered {
+                // A later one of the same name takes its place.
+                if found.get(name).is_none_or(|found| found < seq) {
+                    let problem = format!("LOST: the backup {name} of {}", storage.config().name);
+                    self.ledger.lock().problem(format!("{problem} up to {seq}; there is {found:?}"));
+                }
             }
-            let names: BTreeSet<_> = found.iter().map(|found| found.manifest.backup.to_string()).collect();
-            for name in names {
-                if let Err(error) = storage.verify_backup(&name).await {
+            for name in found.keys() {
+                if let Err(error) = storage.verify_backup(&name.to_string()).await {
                     self.ledger.lock().problem(format!("WRONG: the backup {name}: {error}"));
                 }
             }

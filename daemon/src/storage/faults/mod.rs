@@ -42,7 +42,7 @@ use chance::Chance;
 use disk::FaultyDisk;
 use fault::{Crash, Fault, Kind, Planned, Who};
 use ledger::Ledger;
-use life::Life;
+use life::{Backups, Life};
 use runs::{Tally, is_long, seeds};
 use script::{Knobs, Step};
 
@@ -91,6 +91,8 @@ struct Outcome {
     /// The first life's operations.
     by_who: BTreeMap<Who, u64>,
     by_kind: BTreeMap<Kind, u64>,
+    /// Both storages were backed up, and there was an export with files.
+    kept: bool,
     /// Up to the last crash.
     last_operations: Vec<String>,
 }
@@ -121,7 +123,7 @@ async fn live(
     let dir = tempfile::tempdir_in(tools.dir.path()).map_err(|error| error.to_string())?;
     let root = |number: usize| dir.path().join(number.to_string());
     let mut chance = Chance::new(plan.seed);
-    let (mut exported, mut backed_up) = (false, [false; 2]);
+    let (mut exported, mut backed_up) = (false, [Backups::new(), Backups::new()]);
     let count = plan.lives.len();
     let mut before = None;
     for (number, planned) in plan.lives.into_iter().enumerate() {
@@ -141,12 +143,12 @@ async fn live(
                 }
                 // In half of the runs the end comes before a sync that would make up for anything.
                 if matches!(fault, Fault::Fail { .. }) && disk.injected() > 0 && chance.percent(50) {
-                    life.check_resumes(fault.may_close_the_log()).await;
+                    life.check_resumes(disk.of_log().may_be_closed).await;
                 }
                 disk.stop_now();
                 exported = life.exported.unwrap_or(exported);
-                for (all, one) in backed_up.iter_mut().zip(life.backed_up) {
-                    *all |= one;
+                for (all, one) in backed_up.iter_mut().zip(std::mem::take(&mut life.backed_up)) {
+                    all.extend(one);
                 }
                 life.end();
             }
@@ -158,11 +160,12 @@ async fn live(
         let mut outcome = outcome.lock();
         outcome.injected += disk.injected();
         outcome.last_operations = disk.last_operations(25);
+        outcome.kept = exported && backed_up.iter().all(|backups| !backups.is_empty());
         if number == 0 {
             (outcome.by_who, outcome.by_kind) = (disk.by_who(), disk.by_kind());
         }
         drop(outcome);
-        ledger.lock().crashed(crash == Crash::Kill && !fault.may_close_the_log());
+        ledger.lock().crashed(crash == Crash::Kill && !disk.of_log().may_lose_buffered);
         before = Some(disk);
     }
     last_life(tools, &root(count), plan.knobs, ledger, (exported, backed_up)).await
@@ -174,7 +177,7 @@ async fn last_life(
     root: &Path,
     knobs: Knobs,
     ledger: &Arc<Mutex<Ledger>>,
-    (exported, backed_up): (bool, [bool; 2]),
+    (exported, backed_up): (bool, [Backups; 2]),
 ) -> Result<(), String> {
     let image = root.with_file_name("unused");
     let planned = Planned { crash: Crash::Kill, chance: Chance::new(0), fault: Fault::None, bug: None };
@@ -183,7 +186,7 @@ async fn last_life(
     let life = begun.map_err(|error| format!("it does not start: {error}"))?;
     life.observe("at the end").await?;
     life.check_resumes(false).await;
-    life.check_backups(backed_up).await;
+    life.check_backups(&backed_up).await;
     life.close().await.map_err(|error| format!("it does not close: {error}"))?;
     life.end();
     let places = ledger.lock().places();

@@ -57,5 +57,7 @@ impl Tally {
         println!("{instrument}: {runs} runs, {injected} faults injected, lost {lost}, wrong {wrong}");
         let shown = found.iter().take(5).cloned().collect::<Vec<_>>().join("\n");
         assert!(found.is_empty(), "{instrument}: {} of {runs} runs found something\n{shown}", found.len());
+        // A single seed may not come as far as its fault.
+        assert!(injected > 0 || runs < 10, "{instrument}: nothing was broken, so nothing was tested");
     }
 }
