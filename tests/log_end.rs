@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::harness::{
     Config, Conn, Site, binary,
-    faults::{DAY, Fault, data, health},
+    faults::{DAY, Fault, data, health, remove_log, set_aside},
     files,
 };
 
@@ -154,6 +154,62 @@ fn a_removed_backup_still_tells_how_far_a_date_went() {
     assert_eq!(next_seq(&mut conn, "jobs"), 21, "no place is given again");
     daemon.stop();
     assert_eq!(fs::read_to_string(day.join("settled")).unwrap().split(' ').next(), Some("21"));
+}
+
+/// Where a mount was away for a while, or a person put them back, the files of before stand in place of newer ones, and the
+/// log of what came later may be removed already. Its records were gone without a word, and their places given again.
+#[test]
+fn a_database_of_before_is_not_taken_for_all_that_there_was() {
+    for (storage, databases) in [
+        ("jobs", &["jobs/2025-01-15/data.duckdb"][..]),
+        ("settings", &["settings/storage_history.duckdb", "settings/storage_latest.duckdb"]),
+    ] {
+        for backup in [false, true] {
+            let what = format!("{storage}, backup {backup}");
+            let site = Site::new(&config(backup));
+            let daemon = site.start();
+            store(&mut daemon.connect(), storage, 1..=10);
+            daemon.stop();
+            let kept: Vec<_> = databases.iter().map(|file| fs::read(site.path(file)).unwrap()).collect();
+            let daemon = site.start();
+            let mut conn = daemon.connect();
+            store(&mut conn, storage, 11..=20);
+            if backup {
+                conn.ok(json!({"op": "backup", "storage": storage}));
+            }
+            drop(conn);
+            daemon.stop();
+            remove_log(&site.path(storage), 20);
+            for (file, bytes) in databases.iter().zip(&kept) {
+                fs::write(site.path(file), bytes).unwrap();
+            }
+            if !backup {
+                // A date without a log is looked at when somebody asks for it.
+                let told = if storage == "jobs" {
+                    let keys = json!({"op": "keys", "storage": storage, "date": DAY});
+                    site.start().connect().ask(keys)["error"].to_string()
+                } else {
+                    let exit = site.refused_start();
+                    assert_eq!(exit.code, Some(78), "{what}: {}", exit.stderr);
+                    exit.stderr
+                };
+                let says = "is complete up to record 10, and there were 20 by the notes beside the log";
+                assert!(told.contains(says), "{what}: {told}");
+                let text = repair(&site, storage, "--accept-loss");
+                assert!(text.contains("records 11 to 20 (10) would be lost"), "{what}: {text}");
+            }
+            let daemon = site.start();
+            let mut conn = daemon.connect();
+            assert_eq!(key_count(&mut conn, storage), if backup { 20 } else { 10 }, "{what}");
+            assert_eq!(next_seq(&mut conn, storage), 21, "{what}: no place is given again");
+            conn.ok(json!({"op": "flush"}));
+            health(&mut conn, true, &[]);
+            for file in databases.iter().filter(|_| backup) {
+                let aside = set_aside(&site.path(file));
+                assert!(aside[0].to_string_lossy().ends_with("Z-outdated"), "{what}: {aside:?}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -364,11 +364,11 @@ fn a_directory_that_is_read_only_for_a_while_costs_refusals_and_nothing_else() {
     ledger.goes_on(&mut conn);
     ledger.fill(&mut conn, 20);
     daemon.kill();
-    // The start has to make durable what is not flushed, and cannot.
+    // The start has to make durable what is not flushed, and cannot: somebody has to look.
     set(0o555);
     match site.try_start_as(command(), site.socket()) {
         Ok(_) => ledger.wrong.push("it started where it may not write".to_owned()),
-        Err(exit) if exit.code != Some(74) || !exit.stderr.contains("Permission denied") => {
+        Err(exit) if exit.code != Some(78) || !exit.stderr.contains("Permission denied") => {
             ledger.wrong.push(format!("the start ended with {:?}: {}", exit.code, exit.stderr));
         }
         Err(_) => {}
