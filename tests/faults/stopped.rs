@@ -210,7 +210,7 @@ fn whoever_is_stopped_for_too_long_goes_on_where_it_was() {
         tally.runs += 1;
         tally.injected += 1;
     }
-    daemon.stop();
+    manager.while_taking(|| daemon.stop());
     tally.end();
 }
 
@@ -250,6 +250,6 @@ fn whoever_is_ended_while_it_is_stopped_loses_nothing() {
         tally.runs += 1;
         tally.injected += 1;
     }
-    daemon.stop();
+    manager.while_taking(|| daemon.stop());
     tally.end();
 }

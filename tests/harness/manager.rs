@@ -5,6 +5,8 @@ use std::{
     os::unix::net::UnixDatagram,
     path::PathBuf,
     process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -63,6 +65,27 @@ impl Manager {
     /// All lines of messages that are there already, without waiting for more.
     pub(crate) fn rest(&self) -> Vec<String> {
         std::iter::from_fn(|| self.next(Duration::ZERO)).flatten().collect()
+    }
+
+    /// Takes messages while this is done, as a manager does all the time: of ten that nobody takes the next one waits,
+    /// and the daemon with it.
+    pub(crate) fn while_taking<T>(&self, work: impl FnOnce() -> T) -> T {
+        struct Done<'d>(&'d AtomicBool);
+        impl Drop for Done<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    self.next(Duration::from_millis(20));
+                }
+            });
+            let _done = Done(&done);
+            work()
+        })
     }
 
     /// Waits until nothing that begins like this has come for so long.
