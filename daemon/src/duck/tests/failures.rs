@@ -6,6 +6,21 @@ fn one(seq: u64) -> FlushBatch {
     latest(vec![write("a", None, Some("{}"), seq)])
 }
 
+/// Leaves the alias without a file, as a fatal error does.
+fn detach(place: &Place, store: &Store) {
+    place.engine.detach(&place.path("data.duckdb"), &store.shared().current.alias).expect("detached");
+}
+
+/// A store that has flushed one record, then lost its file and noticed it.
+fn with_its_file_away(place: &Place) -> Store {
+    let store = place.dated();
+    store.flush(&one(1)).expect("a flush");
+    detach(place, &store);
+    std::fs::rename(place.path("data.duckdb"), place.path("away")).expect("moved away");
+    store.flush(&one(2)).expect_err("no file");
+    store
+}
+
 #[test]
 fn a_batch_that_breaks_the_rules_is_refused_whole() {
     let place = Place::new();
@@ -131,8 +146,7 @@ fn a_store_that_lost_its_file_comes_back() {
     let place = Place::new();
     let store = place.dated();
     store.flush(&one(1)).expect("a flush");
-    // As a fatal error does, this leaves the alias without a file.
-    place.engine.detach(&place.path("data.duckdb"), &store.shared().current.alias).expect("detached");
+    detach(&place, &store);
     assert!(matches!(store.flush(&one(2)), Err(DuckError::Sql { .. })));
     store.flush(&one(2)).expect("the next try");
     assert_eq!(lines(&store, "SELECT seq, version FROM $t"), ["2|2"]);
@@ -144,7 +158,7 @@ fn a_file_that_vanished_is_not_made_again() {
     let store = place.dated();
     store.flush(&one(1)).expect("a flush");
     store.checkpoint().expect("a checkpoint");
-    place.engine.detach(&place.path("data.duckdb"), &store.shared().current.alias).expect("detached");
+    detach(&place, &store);
     std::fs::remove_file(place.path("data.duckdb")).expect("removed");
     for _ in 0..3 {
         store.flush(&one(2)).expect_err("no file");
@@ -159,19 +173,11 @@ fn a_file_that_vanished_is_not_made_again() {
 #[test]
 fn a_file_that_cannot_be_attached_any_more_does_not_close_well() {
     let place = Place::new();
-    let store = place.dated();
-    store.flush(&one(1)).expect("a flush");
-    place.engine.detach(&place.path("data.duckdb"), &store.shared().current.alias).expect("detached");
-    std::fs::rename(place.path("data.duckdb"), place.path("away")).expect("moved away");
-    store.flush(&one(2)).expect_err("no file");
+    let store = with_its_file_away(&place);
     assert!(matches!(store.close(), Err(DuckError::Close(_))));
     // Where it is back in time, closing makes up for it.
     let place = Place::new();
-    let store = place.dated();
-    store.flush(&one(1)).expect("a flush");
-    place.engine.detach(&place.path("data.duckdb"), &store.shared().current.alias).expect("detached");
-    std::fs::rename(place.path("data.duckdb"), place.path("away")).expect("moved away");
-    store.flush(&one(2)).expect_err("no file");
+    let store = with_its_file_away(&place);
     std::fs::rename(place.path("away"), place.path("data.duckdb")).expect("put back");
     assert!(store.wal_bytes() > 0);
     store.close().expect("closed");

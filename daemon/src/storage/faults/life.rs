@@ -12,9 +12,10 @@ use fastpersist_protocol::time::{Date, Timestamp};
 use parking_lot::Mutex;
 use tokio::task::block_in_place;
 
+use super::answers::{brief, note, shows, shows_undurable};
 use super::chance::Chance;
 use super::disk::FaultyDisk;
-use super::ledger::{Known, Ledger, Place, Records};
+use super::ledger::{Ledger, Place, Records};
 use super::script::{Knobs, Step};
 use crate::clock::Clock;
 use crate::clock::simulated::SimulatedClock;
@@ -23,10 +24,9 @@ use crate::duck::Engine;
 use crate::planted;
 use crate::schedule::Scheduler;
 use crate::storage::Storage;
-use crate::storage::memtable::Known as InMemory;
 use crate::storage::partition::{Partition, Shared};
 use crate::storage::record::{Columns, Names, Record};
-use crate::wal::commit::{InlineSlots, Refusal, Reply, Seqs, Submission, UnitResult};
+use crate::wal::commit::{InlineSlots, Reply, Submission, UnitResult};
 
 const DAY_MICROS: i64 = 86_400_000_000;
 /// For what must happen soon.
@@ -471,53 +471,5 @@ impl Life {
     /// Ends the process, so to speak: nothing is flushed any more.
     pub(super) fn end(self) {
         self.shared.stopping.store(true, Ordering::Relaxed);
-    }
-}
-
-fn brief(record: &Record) -> String {
-    let Columns { key, names, data, .. } = record.columns();
-    format!("{key} {names:?} {}", data.chars().take(20).collect::<String>())
-}
-
-/// Whether readers see this write.
-fn shows(partition: &Partition, record: &Record) -> bool {
-    shows_where(partition, record, |_| true)
-}
-
-/// Whether readers see this write before it is durable.
-fn shows_undurable(partition: &Partition, record: &Record) -> bool {
-    let durable_seq = partition.durable_seq();
-    shows_where(partition, record, |found| found.seq() > durable_seq)
-}
-
-fn shows_where(partition: &Partition, record: &Record, is_it: impl Fn(&Record) -> bool) -> bool {
-    let same = |found: &Record| found.columns().data == record.columns().data && is_it(found);
-    match partition.peek(record.key(), record.names(), same) {
-        InMemory::Live(is_same) => is_same && !record.is_deleted(),
-        InMemory::Absent => record.is_deleted(),
-        InMemory::Cold => false,
-    }
-}
-
-fn note(ledger: &mut Ledger, numbers: &[usize], result: &UnitResult, sync: bool) {
-    let done = if sync { Known::Durable } else { Known::Buffered };
-    match result {
-        UnitResult::Done(seqs) => {
-            let seqs = match seqs {
-                Seqs::One(seq) => vec![*seq],
-                Seqs::Many(seqs) => seqs.clone(),
-            };
-            for (number, seq) in numbers.iter().zip(seqs) {
-                // A deletion of what is not there is no write.
-                ledger.answered(*number, if seq.is_some() { done } else { Known::Absent }, seq);
-            }
-        }
-        UnitResult::Refused(Refusal::OutcomeUnknown(_)) => {}
-        UnitResult::Duplicate { .. } => panic!("these writes have no producer"),
-        UnitResult::Refused(_) | UnitResult::Cold { .. } => {
-            for number in numbers {
-                ledger.answered(*number, Known::Absent, None);
-            }
-        }
     }
 }

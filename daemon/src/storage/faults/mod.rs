@@ -13,6 +13,7 @@
 //! They are tests of the daemon's own crate and not of the real program, because that is where the seam is: 50,000
 //! power cuts in processes of their own would take a day. The bugs are planted in the same build, at run time.
 
+mod answers;
 pub(crate) mod chance;
 mod disk;
 mod errors;
