@@ -36,6 +36,20 @@ fn printed(site: &Site, args: &[&str], input: &str) -> Vec<u8> {
 const ROWS: &str =
     "SELECT date, key, (data->>'$.n')::BIGINT AS n, data->>'$.text' AS t FROM storage ORDER BY key";
 
+/// A parameter over several lines was sent as several requests, with the rights of whoever asked.
+#[test]
+fn a_parameter_is_one_whatever_lines_it_has() {
+    let (site, daemon) = fill(&Config::new().dated("jobs", ""));
+    let param = "[\n{\"op\":\"delete\",\"storage\":\"jobs\",\"date\":\"2025-01-15\",\"key\":\"a\"}\n]";
+    let printed = printed(&site, &["SELECT ? AS p", "--param", param, "--format", "ndjson"], "");
+    let row: Value = serde_json::from_slice(&printed).expect("one row");
+    let back: Value =
+        serde_json::from_str(row["p"].as_str().expect("a list arrives as its text")).expect("JSON");
+    assert_eq!(back[0]["op"], "delete");
+    let kept = daemon.connect().ok(json!({"op": "get_key", "date": "2025-01-15", "key": "a"}));
+    assert_eq!(kept["records"][0]["data"]["n"], 1);
+}
+
 #[test]
 fn rows_are_printed_in_every_format() {
     let (site, _daemon) = fill(&Config::new().dated("jobs", ""));

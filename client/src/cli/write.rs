@@ -139,8 +139,8 @@ fn parse_value(text: &str) -> Result<Value, String> {
 }
 
 pub(crate) fn store(global: &Global, args: &StoreArgs, out: &mut Output) -> Outcome {
-    let text = one_line(if args.data == "-" { read_all("-")? } else { args.data.clone() });
-    let data = Document::new(&text, LENIENT.max_json_depth)
+    let text = if args.data == "-" { read_all("-")? } else { args.data.clone() };
+    let data = Document::new(text.trim(), LENIENT.max_json_depth)
         .map_err(|error| Failure::usage(format!("DATA is not a JSON object: {error}")))?;
     let write = Store {
         address: args.address.address(),
@@ -247,12 +247,6 @@ fn wire_value(value: &Value) -> WireValue<'_> {
     }
 }
 
-/// A document on one line: JSON has line breaks only between its tokens.
-fn one_line(text: String) -> String {
-    let text = if text.contains(['\n', '\r']) { text.replace(['\n', '\r'], " ") } else { text };
-    text.trim().to_owned()
-}
-
 fn durable(durable: bool) -> &'static str {
     if durable { "durable" } else { "durable in a moment" }
 }
@@ -293,10 +287,5 @@ mod tests {
         let (line, numbers) = batch_line("{\"a\":1}\n\n  \n {\"b\":2} \r\n");
         assert_eq!(String::from_utf8(line).unwrap(), r#"{"op":"batch","ops":[{"a":1},{"b":2}]}"#);
         assert_eq!(numbers, [1, 4]);
-    }
-
-    #[test]
-    fn a_document_over_several_lines_becomes_one() {
-        assert_eq!(one_line("{\n  \"a\": 1\r\n}\n".to_owned()), "{   \"a\": 1  }");
     }
 }

@@ -32,6 +32,19 @@ impl<'o> Object<'o> {
         json::write_string(self.name(name), value);
     }
 
+    /// JSON that is handed in as text. Where it is valid, its line breaks stand between tokens, and a space is as
+    /// good. On the wire each would end the line, and what follows would be taken for a request of its own.
+    fn json(&mut self, name: &str, json: &str) {
+        let out = self.name(name);
+        let begin = out.len();
+        out.extend_from_slice(json.as_bytes());
+        for byte in &mut out[begin..] {
+            if *byte == b'\n' {
+                *byte = b' ';
+            }
+        }
+    }
+
     fn opt_text(&mut self, name: &str, value: Option<&str>) {
         if let Some(value) = value {
             self.text(name, value);
@@ -60,13 +73,13 @@ impl<'o> Object<'o> {
 }
 
 impl Request<'_> {
-    /// Appends the request as one line, newline included; `id` is written as it is, so it must be a
-    /// valid JSON scalar.
+    /// Appends the request as one line, newline included. `id` must be a valid JSON scalar; it, `data` and
+    /// `params` are written as they are, but for line breaks, which become spaces.
     pub fn write_line(&self, id: Option<&str>, out: &mut Vec<u8>) {
         let mut object = Object::open(out);
         object.text("op", self.op.name());
         if let Some(id) = id {
-            object.name("id").extend_from_slice(id.as_bytes());
+            object.json("id", id);
         }
         object.opt_text("storage", self.storage.as_deref());
         self.op.write_fields(&mut object);
@@ -151,7 +164,7 @@ impl Op<'_> {
                 object.opt_number("from_seq", *from_seq);
             }
             Self::Unsubscribe { subscription } => {
-                object.name("subscription").extend_from_slice(subscription.text.as_bytes());
+                object.json("subscription", subscription.text);
             }
             Self::Lock { name, wait_ms, ttl_ms } => {
                 object.text("name", name);
@@ -182,7 +195,7 @@ fn write_history(history: &History<'_>, object: &mut Object<'_>) {
 fn write_query(query: &Query<'_>, object: &mut Object<'_>) {
     object.text("sql", &query.sql);
     if let Some(params) = &query.params {
-        object.name("params").extend_from_slice(params.text.as_bytes());
+        object.json("params", params.text);
     }
     object.opt_named_date("from", query.from);
     object.opt_named_date("to", query.to);
@@ -216,7 +229,7 @@ fn write_address(address: &Address<'_>, object: &mut Object<'_>) {
 
 fn write_store(store: &Store<'_>, object: &mut Object<'_>) {
     write_address(&store.address, object);
-    object.name("data").extend_from_slice(store.data.text.as_bytes());
+    object.json("data", store.data.text);
     if let Some(value) = &store.value {
         value.write_json(object.name("value"));
     }
@@ -273,4 +286,43 @@ fn write_imported(records: &[Imported<'_>], out: &mut Vec<u8>) {
         object.close();
     }
     out.push(b']');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::Scanner;
+    use crate::request::Document;
+
+    /// A parameter with a request on a line of its own was sent as that request, with the rights of whoever asked.
+    #[test]
+    fn json_over_several_lines_is_sent_on_one() {
+        let params = "[\n{\"op\":\"delete\",\"storage\":\"jobs\",\"key\":\"x\"}\r\n, \"a\\nb\"]";
+        let query = Query {
+            sql: "SELECT ?,\n?".into(),
+            params: Some(Scanner::new(params, 8).value().unwrap()),
+            from: None,
+            to: None,
+            fresh: true,
+            max_rows: None,
+            timeout_ms: None,
+            result: ResultKind::Rows,
+        };
+        let data = Document::new("{\n\"a\":\n1}", 8).unwrap();
+        let address =
+            Address { key: "k\n".into(), process_name: None, collection_name: None, item_name: None };
+        let write = Store { address, data, value: None, timestamp: None, username: None, if_seq: None };
+        let placed = Placed { date: None, durability: Durability::Sync, producer: None, write };
+        for (op, expected) in [
+            (
+                Op::Query(query),
+                r#"{"op":"query","id":1,"sql":"SELECT ?,\n?","params":[ {"op":"delete","storage":"jobs","key":"x"}_ , "a\nb"]}"#,
+            ),
+            (Op::Store(placed), r#"{"op":"store","id":1,"key":"k\n","data":{ "a": 1}}"#),
+        ] {
+            let mut line = Vec::new();
+            Request { storage: None, op }.write_line(Some("1"), &mut line);
+            assert_eq!(String::from_utf8(line).unwrap(), expected.replace('_', "\r") + "\n");
+        }
+    }
 }
