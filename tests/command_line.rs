@@ -95,3 +95,38 @@ fn check_config_is_the_daemons_and_so_is_its_exit_code() {
     assert_eq!(wrong.status.code(), Some(78));
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("colour"));
 }
+
+/// Batches that were under way behind a line that the daemon refused once counted it as done; and where nobody read the
+/// summary, a load that had failed ended with 0.
+#[test]
+fn a_strict_load_goes_on_at_its_bad_line_and_fails_whether_anybody_reads_or_not() {
+    let site = Site::new(&Config::new().dated("jobs", ""));
+    let _daemon = site.start();
+    let (input, state) = (site.path("in.ndjson"), site.path("state.json"));
+    let write = |second: &str| {
+        let lines = ["k0", second, "k2", "k3", "k4", "k5"].map(|key| json!({"id": key}).to_string());
+        std::fs::write(&input, lines.join("\n")).expect("written");
+    };
+    let load = |options: &[&str]| {
+        let mut command = Command::new(binary("fastpersist"));
+        command.args(["load", &input.to_string_lossy(), "--key", "id", "--batch-size", "1"]).args(options);
+        command.env("FASTPERSIST_SOCKET", site.socket());
+        command
+    };
+    write(&"x".repeat(2_000));
+    let (reader, closed) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let ended = load(&[]).stdout(closed).stderr(std::process::Stdio::null()).status().expect("it runs");
+    assert_eq!(ended.code(), Some(1), "a line was refused");
+    let resumed = ["--strict", "--resume", &state.to_string_lossy()];
+    let output = load(&resumed).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("line 2") && said.contains("done is everything up to record 1 "), "{said}");
+    write("k1");
+    let output = load(&resumed).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let keys = fastpersist(site.socket(), &["keys", "--json"]);
+    let keys = String::from_utf8_lossy(&keys.stdout).into_owned();
+    assert!((0..6).all(|n| keys.contains(&format!("k{n}"))), "{keys}");
+}
