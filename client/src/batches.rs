@@ -189,7 +189,7 @@ pub(crate) async fn fetch(options: &ConnectOptions, line: &[u8]) -> Result<Batch
 
 /// Like [`fetch`], for a program without a runtime.
 pub(crate) fn fetch_blocking(options: &ConnectOptions, line: &[u8]) -> Result<Batches, Error> {
-    let (mut stream, _): (StdUnixStream, _) = open_blocking(options)?;
+    let (mut stream, _): (StdUnixStream, _) = open_blocking(options, None)?;
     let sent = stream.write_all(line);
     let mut receiving = Receiving::new(options);
     loop {

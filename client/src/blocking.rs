@@ -16,13 +16,13 @@ use fastpersist_protocol::request::Request;
 
 use crate::call::{self, Call, Caller, sealed};
 use crate::changes::Subscribe;
-use crate::connection::is_shutting_down;
+use crate::connection::{Outcome, is_shutting_down};
 use crate::error::Error;
 use crate::lock::LockRequest;
 use crate::options::ConnectOptions;
 use crate::outcome::Info;
 use crate::reply::Reply;
-use crate::resend::{Delivery, FIRST_PAUSE, Numbers, next_pause};
+use crate::resend::{Delivery, FIRST_PAUSE, Numbers, next_pause, of_repetition};
 use crate::socket::Socket;
 use crate::storage::{CollectionStorage, DatedStorage};
 use wire::{Broken, Deadline, UNANSWERED_REQUESTS, Wire};
@@ -78,7 +78,7 @@ impl Client {
     /// # Errors
     /// [`Error::Connect`] when nobody listens or the socket may not be opened.
     pub fn connect(options: ConnectOptions) -> Result<Self, Error> {
-        let wire = Wire::open(&options)?;
+        let wire = Wire::open(&options, Deadline::after(None))?;
         let inner = Inner { options, wire: Mutex::new(Some(wire)), numbers: Numbers::new() };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -173,7 +173,7 @@ impl Client {
 
     /// A connection that is used for nothing else.
     pub(crate) fn own_connection(&self) -> Result<OwnConnection, Error> {
-        let wire = Wire::open(&self.inner.options)?;
+        let wire = Wire::open(&self.inner.options, Deadline::after(None))?;
         Ok(OwnConnection { wire, limit: self.inner.options.request_timeout })
     }
 
@@ -193,8 +193,7 @@ impl Caller for Client {
         let line = call.line?;
         let limit = self.inner.options.request_timeout.filter(|_| call.bounded);
         let reply = match self.inner.delivery(call.delivery) {
-            Delivery::Once => self.inner.talk(|wire| {
-                let deadline = Deadline::after(limit);
+            Delivery::Once => self.inner.talk(limit, |wire, deadline| {
                 wire.send(&line, deadline)?;
                 wire.receive(deadline).map_err(Broken::Midway)
             })?,
@@ -213,13 +212,18 @@ impl Caller for Client {
 
     fn call_each<T: Send + 'static>(&self, calls: Vec<Call<T>>) -> Result<Vec<Result<T, Error>>, Error> {
         let limit = self.inner.options.request_timeout;
-        let again = calls.iter().all(|call| self.inner.delivery(call.delivery) != Delivery::Once);
+        let mut sent = calls.iter().filter(|call| call.line.is_ok());
+        let again = sent.all(|call| self.inner.delivery(call.delivery) != Delivery::Once);
         let lines = calls.iter().filter_map(|call| Some((call.line.as_ref().ok()?, call.delivery)));
         let replies = if again {
             self.inner.deliver(lines.map(|(line, delivery)| (line.clone(), delivery)).collect(), limit)
         } else {
             let lines: Vec<&[u8]> = lines.map(|(line, _)| line.as_slice()).collect();
-            self.inner.talk(|wire| wire.pipeline(&lines, limit))?
+            let piped = self.inner.talk(limit, |wire, first| wire.pipeline(&lines, first, limit))?;
+            let end = piped.end.unwrap_or_else(missing);
+            let mut replies = piped.replies;
+            replies.resize_with(lines.len(), || Err(end.clone()));
+            replies
         };
         let mut replies = replies.into_iter();
         let mut next = || replies.next().unwrap_or_else(|| Err(missing()));
@@ -240,23 +244,33 @@ fn missing() -> Error {
 impl Inner {
     /// Talks on the present connection, or on a new one where there is none, or where the old one turns
     /// out to be dead before it took anything.
-    fn talk<R>(&self, mut say: impl FnMut(&mut Wire) -> Result<R, Broken>) -> Result<R, Error> {
+    fn talk<R>(
+        &self,
+        limit: Option<Duration>,
+        mut say: impl FnMut(&mut Wire, Deadline) -> Result<R, Broken>,
+    ) -> Result<R, Error> {
         let mut slot = self.wire.lock().unwrap_or_else(PoisonError::into_inner);
+        let deadline = Deadline::after(limit);
         let old = slot.take();
         let reused = old.is_some();
         let mut wire = match old {
             Some(wire) => wire,
-            None => Wire::open(&self.options)?,
+            None => Wire::open(&self.options, deadline)?,
         };
-        let mut outcome = say(&mut wire);
+        let mut outcome = say(&mut wire, deadline);
         if let (true, Err(Broken::NothingSent(_))) = (reused, &outcome) {
-            wire = Wire::open(&self.options)?;
-            outcome = say(&mut wire);
+            wire = Wire::open(&self.options, deadline)?;
+            outcome = say(&mut wire, deadline);
         }
-        if !wire.broken {
-            *slot = Some(wire);
-        }
+        keep(&mut slot, wire);
         outcome.map_err(|(Broken::NothingSent(error) | Broken::Midway(error))| error)
+    }
+}
+
+/// Keeps a connection for the next call, if it owes nothing.
+fn keep(slot: &mut Option<Wire>, wire: Wire) {
+    if !wire.broken && wire.is_read() {
+        *slot = Some(wire);
     }
 }
 
@@ -268,11 +282,7 @@ impl Inner {
 
     /// Sends writes until all are answered, each under its number; over new connections too, where the old
     /// one breaks. Nobody else sends meanwhile, so their order is that of the numbers.
-    fn deliver(
-        &self,
-        lines: Vec<(Vec<u8>, Delivery)>,
-        limit: Option<Duration>,
-    ) -> Vec<Result<Vec<u8>, Error>> {
+    fn deliver(&self, lines: Vec<(Vec<u8>, Delivery)>, limit: Option<Duration>) -> Vec<Outcome> {
         let mut slot = self.wire.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that have a lane in common are so far from each other that only one is under way.
         let number = |((line, delivery), lane): ((Vec<u8>, Delivery), u32)| match delivery {
@@ -283,62 +293,97 @@ impl Inner {
         let numbers = (0..UNANSWERED_REQUESTS).cycle();
         let lines: Vec<Vec<u8>> = lines.into_iter().zip(numbers).map(number).collect();
         let lines: Vec<&[u8]> = lines.iter().map(Vec::as_slice).collect();
-        let mut replies = Vec::with_capacity(lines.len());
-        let mut until = Instant::now() + self.options.retry_writes_for;
+        let mut tries = Tries { replies: Vec::with_capacity(lines.len()), repeated: 0 };
+        let time = limit.unwrap_or(Duration::MAX).min(self.options.retry_writes_for);
+        let mut begun = Instant::now();
         let mut pause = FIRST_PAUSE;
         let mut is_first = true;
-        while replies.len() < lines.len() {
-            let known = replies.len();
-            let Some(error) = self.try_deliver(&mut slot, &lines[known..], limit, &mut replies) else {
-                continue;
-            };
+        let mut nobody = None;
+        while tries.replies.len() < lines.len() {
+            let known = tries.replies.len();
+            let was_open = slot.is_some();
+            let deadline = Deadline::after(limit.map(|limit| limit.saturating_sub(begun.elapsed())));
+            let Err(broken) = self.try_deliver(&mut slot, &lines, deadline, limit, &mut tries) else { break };
+            let is_untouched = matches!(broken, Broken::NothingSent(_));
+            let (Broken::NothingSent(error) | Broken::Midway(error)) = broken;
             // A daemon that goes on answering gets time anew.
-            if replies.len() > known {
-                until = Instant::now() + self.options.retry_writes_for;
+            if tries.replies.len() > known {
+                begun = Instant::now();
                 pause = FIRST_PAUSE;
             }
-            // A daemon that refuses the connection has taken nothing, but an earlier one may have.
-            let is_refused = std::mem::take(&mut is_first) && matches!(error, Error::Daemon(_));
-            if is_refused || matches!(error, Error::Timeout { .. }) || Instant::now() >= until {
-                replies.resize_with(lines.len(), || Err(error.clone()));
-                break;
+            // A connection that ended while nobody used it says nothing of the daemon.
+            if is_untouched && was_open {
+                continue;
             }
-            thread::sleep(pause);
+            let is_refused = std::mem::take(&mut is_first) && matches!(error, Error::Daemon(_));
+            // That no time is left is no news behind why it is used up.
+            let error = match (error, nobody.take()) {
+                (Error::Timeout { .. }, Some(before)) if is_untouched => before,
+                (error, _) => error,
+            };
+            nobody = is_untouched.then(|| error.clone());
+            thread::sleep(pause.min(time.saturating_sub(begun.elapsed())));
             pause = next_pause(pause);
+            if is_refused || matches!(error, Error::Timeout { .. }) || begun.elapsed() >= time {
+                tries.end(lines.len(), &error.allowing(limit));
+            }
         }
-        replies
+        tries.replies
     }
 
-    /// Sends lines on the present connection, or on a new one, and adds the replies that come. Answers why
-    /// there are no more.
+    /// Sends the lines that have no reply yet on the present connection, or on a new one, and adds the replies that
+    /// come. An error is why there are no more.
     fn try_deliver(
         &self,
         slot: &mut Option<Wire>,
         lines: &[&[u8]],
+        deadline: Deadline,
         limit: Option<Duration>,
-        replies: &mut Vec<Result<Vec<u8>, Error>>,
-    ) -> Option<Error> {
-        let mut wire = match slot.take().map_or_else(|| Wire::open(&self.options), Ok) {
-            Ok(wire) => wire,
-            Err(error) => return Some(error),
-        };
-        let outcomes = match wire.pipeline(lines, limit) {
-            Ok(outcomes) => outcomes,
-            Err(Broken::NothingSent(error) | Broken::Midway(error)) => return Some(error),
-        };
-        for outcome in outcomes {
-            match outcome {
-                Err(error) if !matches!(error, Error::Protocol(_)) => return Some(error),
-                // It refuses whatever comes behind this one too.
-                outcome if is_shutting_down(&outcome) => {
-                    return Some(Error::disconnected("the daemon is stopping"));
+        tries: &mut Tries,
+    ) -> Result<(), Broken> {
+        let known = tries.replies.len();
+        let opened = slot.take().map_or_else(|| Wire::open(&self.options, deadline), Ok);
+        let mut wire = opened.map_err(Broken::NothingSent)?;
+        let piped = wire.pipeline(&lines[known..], deadline, limit)?;
+        for outcome in piped.replies {
+            // It refuses whatever comes behind this one too.
+            if is_shutting_down(&outcome) {
+                return Err(Broken::NothingSent(Error::disconnected("the daemon is stopping")));
+            }
+            tries.add(outcome);
+        }
+        match piped.end {
+            None => {
+                keep(slot, wire);
+                Ok(())
+            }
+            Some(error) => {
+                // A daemon that refuses the connection has taken nothing from it, but an earlier one may have.
+                if !matches!(error, Error::Daemon(_)) {
+                    tries.repeated = tries.repeated.max(known + piped.begun);
                 }
-                outcome => replies.push(outcome),
+                Err(Broken::Midway(error))
             }
         }
-        if !wire.broken {
-            *slot = Some(wire);
-        }
-        None
+    }
+}
+
+/// What became of writes over one connection and the next.
+struct Tries {
+    replies: Vec<Outcome>,
+    /// The writes before this one may have been done on an earlier connection.
+    repeated: usize,
+}
+
+impl Tries {
+    fn add(&mut self, outcome: Outcome) {
+        let is_repeated = self.replies.len() < self.repeated;
+        self.replies.push(if is_repeated { of_repetition(outcome) } else { outcome });
+    }
+
+    /// Gives all of `count` writes that have no reply this error.
+    fn end(&mut self, count: usize, error: &Error) {
+        self.replies.resize_with(self.repeated.max(self.replies.len()), || Err(error.clone().unanswered()));
+        self.replies.resize_with(count, || Err(error.clone()));
     }
 }

@@ -5,15 +5,15 @@
 //! sent until it is answered, under a number by which the daemon recognises a repetition.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::os::unix::net::UnixStream;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use fastpersist_protocol::request::Request;
-use tokio::sync::{Mutex as AsyncMutex, Semaphore, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::call::{self, Call, Caller, sealed};
@@ -67,6 +67,8 @@ struct Inner {
     current: Mutex<Option<Arc<Connection>>>,
     /// Held while connecting, so that many requests after a break make one connection.
     connecting: AsyncMutex<()>,
+    /// Held by the one who sees to a connection of all that wait for a permit.
+    turn: AsyncMutex<()>,
     socket: Mutex<Option<Socket>>,
     /// `None` where writes are sent at most once.
     resender: Option<Arc<Resender>>,
@@ -110,6 +112,7 @@ impl Client {
             options,
             current: Mutex::new(None),
             connecting: AsyncMutex::new(()),
+            turn: AsyncMutex::new(()),
             socket: Mutex::new(None),
         };
         inner.connection().await?;
@@ -234,7 +237,7 @@ impl Inner {
     }
 
     async fn exchange(&self, line: &[u8], delivery: Delivery) -> Outcome {
-        let pending = self.submit(line, delivery).await?;
+        let pending = self.submit(line, delivery, self.options.retry_writes_for).await?;
         self.answer(pending).await
     }
 
@@ -242,17 +245,28 @@ impl Inner {
     async fn run_each<T>(&self, calls: Vec<Call<T>>) -> Vec<Result<T, Error>> {
         let limit = self.options.request_timeout;
         let mut sent = Vec::with_capacity(calls.len());
+        // Why the one before could not be sent.
+        let mut before = None;
         for call in calls {
-            let submitted = match call.line {
-                Ok(line) => within(limit, self.submit(&line, call.delivery)).await,
-                Err(error) => Err(error),
+            let begun = Instant::now();
+            let submitted = match (call.line, &before) {
+                (Ok(line), None) => self.submit_within(limit, &line, call.delivery).await,
+                (Ok(line), Some(before)) => self.submit_behind(before, &line, call.delivery).await,
+                (Err(error), _) => {
+                    sent.push((Err(error), begun, call.decode));
+                    continue;
+                }
             };
-            sent.push((submitted, call.decode));
+            before = submitted.as_ref().err().cloned();
+            sent.push((submitted, begun, call.decode));
         }
         let mut results = Vec::with_capacity(sent.len());
-        for (submitted, decode) in sent {
+        for (submitted, begun, decode) in sent {
+            let left = limit.map(|limit| limit.saturating_sub(begun.elapsed()));
             let reply = match submitted {
-                Ok(pending) => within(limit, self.answer(pending)).await,
+                Ok(pending) => {
+                    within(left, self.answer(pending)).await.map_err(|error| error.allowing(limit))
+                }
                 Err(error) => Err(error),
             };
             results.push(reply.and_then(|reply| decode(&reply)));
@@ -260,17 +274,45 @@ impl Inner {
         results
     }
 
+    async fn submit_within(
+        &self,
+        limit: Option<Duration>,
+        line: &[u8],
+        delivery: Delivery,
+    ) -> Result<Pending, Error> {
+        within(limit, self.submit(line, delivery, self.options.retry_writes_for)).await
+    }
+
+    /// Submits a request behind one that could not be submitted in all the time that it had. This one had the same time:
+    /// if each were given its own, many would take as long as all of theirs together.
+    async fn submit_behind(&self, before: &Error, line: &[u8], delivery: Delivery) -> Result<Pending, Error> {
+        // Lets the connection's tasks take in what has come.
+        tokio::task::yield_now().await;
+        let at_once = {
+            let mut submitted = pin!(self.submit(line, delivery, Duration::ZERO));
+            poll_fn(|context| Poll::Ready(submitted.as_mut().poll(context))).await
+        };
+        match (at_once, before) {
+            (Poll::Ready(submitted), _) => submitted,
+            (Poll::Pending, Error::Timeout { .. }) => Err(before.clone()),
+            (Poll::Pending, _) if self.living().is_none() => Err(before.clone()),
+            // The daemon is back, and has yet to answer what goes before.
+            (Poll::Pending, _) => self.submit_within(self.options.request_timeout, line, delivery).await,
+        }
+    }
+
     /// Puts a line on a connection, a new one where the present one has ended. A write is tried as long as
-    /// nobody listens.
-    async fn submit(&self, line: &[u8], delivery: Delivery) -> Result<Pending, Error> {
-        let until = Instant::now() + self.options.retry_writes_for;
-        let sending = Sending { line, delivery, until: until.into_std() };
+    /// nobody listens, for `time`.
+    async fn submit(&self, line: &[u8], delivery: Delivery, time: Duration) -> Result<Pending, Error> {
+        let begun = Instant::now();
+        let again = begun + self.options.retry_writes_for;
+        let sending = Sending { line, delivery, until: again.into_std() };
         let mut pause = FIRST_PAUSE;
         loop {
-            match self.submit_once(&sending).await {
+            match self.submit_once(&sending, begun + time).await {
                 // Nothing of it was sent: nobody listens, or what was connected to was gone at once.
                 Err(Error::Connect { .. } | Error::Disconnected { .. })
-                    if delivery != Delivery::Once && Instant::now() < until =>
+                    if delivery != Delivery::Once && begun.elapsed() < time =>
                 {
                     sleep(pause).await;
                     pause = next_pause(pause);
@@ -280,9 +322,8 @@ impl Inner {
         }
     }
 
-    async fn submit_once(&self, sending: &Sending<'_>) -> Result<Pending, Error> {
-        // The semaphore is never closed.
-        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| lost())?;
+    async fn submit_once(&self, sending: &Sending<'_>, until: Instant) -> Result<Pending, Error> {
+        let permit = self.permit(until).await?;
         let until = sending.until.into();
         let connection = self.connection().await?;
         let (ended, permit) = match connection.submit(sending, permit) {
@@ -298,31 +339,59 @@ impl Inner {
         }
     }
 
-    /// Waits for an answer. When a connection breaks under writes, whoever waits for one of them makes the
-    /// next connection, over which all of them go.
-    async fn answer(&self, mut pending: Pending) -> Outcome {
-        let Some(resender) = &self.resender else {
-            return pending.answer.await.unwrap_or_else(|_| Err(lost()));
+    /// A request's place among those under way. What goes over to the next connection keeps its own, and where that is all
+    /// of them, somebody has to make that connection; of those who wait, one is enough.
+    async fn permit(&self, until: Instant) -> Result<OwnedSemaphorePermit, Error> {
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            return Ok(permit);
+        }
+        let mut permit = pin!(Arc::clone(&self.permits).acquire_owned());
+        let permit = tokio::select! {
+            biased;
+            permit = &mut permit => permit,
+            _turn = self.turn.lock() => self.connected_until(&mut permit, until).await?,
         };
+        // The semaphore is never closed.
+        permit.map_err(|_| lost())
+    }
+
+    async fn answer(&self, mut pending: Pending) -> Outcome {
+        match self.connected_until(&mut pending.answer, pending.until).await {
+            Ok(outcome) => outcome.unwrap_or_else(|_| Err(lost())),
+            Err(error) => Err(error.unanswered()),
+        }
+    }
+
+    /// Waits for `done`. When a connection breaks under writes, whoever waits makes the next connection, over which
+    /// all of them go; an error is why there was none when the time was over.
+    async fn connected_until<T>(
+        &self,
+        mut done: impl Future<Output = T> + Unpin,
+        until: Instant,
+    ) -> Result<T, Error> {
+        let Some(resender) = &self.resender else { return Ok(done.await) };
         let mut pause = Duration::ZERO;
         loop {
             let broken = resender.broken.notified();
             if !resender.is_waiting() {
                 tokio::select! {
-                    outcome = &mut pending.answer => return outcome.unwrap_or_else(|_| Err(lost())),
+                    biased;
+                    done = &mut done => return Ok(done),
                     () = broken => {}
                 }
             }
             let connected = async {
-                sleep(pause).await;
+                if !pause.is_zero() {
+                    sleep(pause).await;
+                }
                 self.connection().await
             };
             tokio::select! {
-                outcome = &mut pending.answer => return outcome.unwrap_or_else(|_| Err(lost())),
+                // What is there already counts, whatever the time is.
+                biased;
+                done = &mut done => return Ok(done),
                 connected = connected => match connected {
-                    Err(error) if Instant::now() >= pending.until => {
-                        return Err(Error::disconnected(format_args!("and there is no new one: {error}")));
-                    }
+                    Err(error) if Instant::now() >= until => return Err(error),
                     _ => pause = next_pause(pause.max(FIRST_PAUSE)),
                 },
             }

@@ -22,7 +22,7 @@ use tokio::task::AbortHandle;
 
 use crate::error::Error;
 use crate::reply;
-use crate::resend::{Delivery, Lane, Resender};
+use crate::resend::{Delivery, Lane, Resender, of_repetition};
 
 /// How long replies that the daemon still owes are waited for when nothing more can be sent to it.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -61,6 +61,8 @@ pub(crate) struct Slot {
     again: Option<(Vec<u8>, Instant)>,
     /// On how many connections it was put before.
     tries: u32,
+    /// Whether it may have been done on one of those.
+    may_be_done: bool,
     /// Nobody else has it until this is answered.
     _lane: Option<Lane>,
     /// Counts towards `max_in_flight` until the reply is here, even if nobody waits for it any more.
@@ -149,7 +151,14 @@ impl Connection {
         };
         queue.bytes.extend_from_slice(again.as_deref().unwrap_or(sending.line));
         let again = again.map(|line| (line, sending.until));
-        queue.slots.push_back(Slot { answer, again, tries: 0, _lane: lane, _permit: permit });
+        queue.slots.push_back(Slot {
+            answer,
+            again,
+            tries: 0,
+            may_be_done: false,
+            _lane: lane,
+            _permit: permit,
+        });
         drop(queue);
         if idle {
             self.shared.wake.notify_one();
@@ -182,12 +191,16 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the connection for everyone who waits and everyone who comes. The first reason counts.
-    fn end(&self, reason: Error) {
+    /// Ends the connection for everyone who waits and everyone who comes. The first reason counts. `may_be_done`: whether
+    /// the daemon may have done what it has not answered.
+    fn end(&self, reason: Error, may_be_done: bool) {
         let mut queue = self.lock();
         let reason = queue.end.get_or_insert(reason).clone();
         queue.bytes.clear();
-        let slots = std::mem::take(&mut queue.slots);
+        let mut slots = std::mem::take(&mut queue.slots);
+        for slot in &mut slots {
+            slot.may_be_done |= may_be_done;
+        }
         let (again, slots): (VecDeque<_>, VecDeque<_>) = match self.resender {
             Some(_) => slots.into_iter().partition(|slot| slot.may_go_again(&reason)),
             None => (VecDeque::new(), slots),
@@ -200,8 +213,9 @@ impl Shared {
         drop(queue);
         self.ended.notify_waiters();
         for slot in slots {
+            let reason = reason.clone();
             // Whoever gave up waiting is gone; that is their right.
-            let _ = slot.answer.send(Err(reason.clone()));
+            let _ = slot.answer.send(Err(if slot.may_be_done { reason.unanswered() } else { reason }));
         }
     }
 }
@@ -222,7 +236,7 @@ async fn write_all(shared: Arc<Shared>, mut stream: OwnedWriteHalf) {
         if let Err(error) = stream.write_all(&writing).await {
             // The daemon may have said why before it hung up, and the reader is about to hear it.
             tokio::time::sleep(LAST_WORDS).await;
-            shared.end(Error::disconnected(format_args!("sending failed: {error}")));
+            shared.end(Error::disconnected(format_args!("sending failed: {error}")), true);
             return;
         }
         writing.clear();
@@ -240,47 +254,49 @@ struct Reader {
 impl Drop for Reader {
     /// Also when the runtime drops the task: nobody may wait for a connection that nobody reads.
     fn drop(&mut self) {
-        self.shared.end(Error::disconnected("the client's runtime stopped"));
+        self.shared.end(Error::disconnected("the client's runtime stopped"), true);
     }
 }
 
 impl Reader {
     async fn run(mut self, mut stream: OwnedReadHalf) {
-        let end = loop {
+        let (end, may_be_done) = loop {
             match stream.read(self.lines.space()).await {
-                Ok(0) => break Error::disconnected("the daemon closed it"),
+                Ok(0) => break (Error::disconnected("the daemon closed it"), true),
                 Ok(count) => self.lines.fill(count),
-                Err(error) => break Error::disconnected(error),
+                Err(error) => break (Error::disconnected(error), true),
             }
             if let Err(end) = self.deliver() {
                 break end;
             }
         };
-        self.shared.end(end);
+        self.shared.end(end, may_be_done);
     }
 
-    /// Hands out every whole line. An error ends the connection.
-    fn deliver(&mut self) -> Result<(), Error> {
+    /// Hands out every whole line. An error ends the connection, and says whether the daemon may have done what it has not
+    /// answered.
+    fn deliver(&mut self) -> Result<(), (Error, bool)> {
         let mut at = 0;
         while let Some((line, next)) = self.lines.peek(at) {
             at = next;
             let outcome = match line {
                 Line::TooLong => Err(Error::Protocol("it is longer than max_reply_bytes".to_owned())),
                 Line::Bytes(line) if reply::closes_connection(line) => {
-                    return Err(reply::check(line).err().unwrap_or_else(|| Error::disconnected("refused")));
+                    let refused = reply::check(line).err();
+                    return Err((refused.unwrap_or_else(|| Error::disconnected("refused")), false));
                 }
                 Line::Bytes(line) => Ok(line.to_vec()),
             };
             let slot = self.shared.lock().slots.pop_front();
             let Some(slot) = slot else {
-                return Err(Error::Protocol("a reply came that nobody asked for".to_owned()));
+                return Err((Error::Protocol("a reply came that nobody asked for".to_owned()), true));
             };
             if slot.again.is_some() && is_shutting_down(&outcome) {
                 // It refuses whatever comes behind this one too. To keep the order, all of it goes to the next.
                 self.shared.lock().slots.push_front(slot);
-                return Err(Error::disconnected("the daemon is stopping"));
+                return Err((Error::disconnected("the daemon is stopping"), false));
             }
-            let _ = slot.answer.send(outcome);
+            let _ = slot.answer.send(if slot.may_be_done { of_repetition(outcome) } else { outcome });
         }
         self.lines.consume(at);
         Ok(())

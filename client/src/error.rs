@@ -1,8 +1,8 @@
 //! Everything that can go wrong between a caller and the daemon, as one type.
 //!
 //! Invariant: a request fails with exactly one [`Error`], and that error says whether the daemon
-//! refused it ([`Error::Daemon`]: nothing was stored, unless the code is `outcome_unknown`) or whether
-//! the way there or back broke, in which case [`Error::is_outcome_unknown`] tells about writes.
+//! refused it ([`Error::Daemon`]: nothing was stored, unless the code is `outcome_unknown` or `internal`) or
+//! whether the way there or back broke; [`Error::is_outcome_unknown`] tells about writes.
 
 use std::fmt;
 use std::io;
@@ -155,7 +155,7 @@ impl Error {
     /// collection's history may have it twice, and an `if_seq` may conflict with the request's own first try.
     pub fn is_outcome_unknown(&self) -> bool {
         match self {
-            Self::Daemon(error) => error.code == ErrorCode::OutcomeUnknown,
+            Self::Daemon(error) => matches!(error.code, ErrorCode::OutcomeUnknown | ErrorCode::Internal),
             Self::Disconnected { .. } | Self::Timeout { .. } | Self::Protocol(_) => true,
             Self::Connect { .. } | Self::Data(_) => false,
         }
@@ -167,6 +167,22 @@ impl Error {
 
     pub(crate) fn disconnected(reason: impl fmt::Display) -> Self {
         Self::Disconnected { reason: reason.to_string().into() }
+    }
+
+    /// This error of a write that was sent before: what became of it then, nobody knows.
+    pub(crate) fn unanswered(self) -> Self {
+        if self.is_outcome_unknown() {
+            return self;
+        }
+        Self::disconnected(format_args!("later tries failed too: {self}"))
+    }
+
+    /// A wait that was cut short is told as the time that the caller allows.
+    pub(crate) fn allowing(self, limit: Option<Duration>) -> Self {
+        match (self, limit) {
+            (Self::Timeout { .. }, Some(after)) => Self::Timeout { after },
+            (error, _) => error,
+        }
     }
 
     pub(crate) fn data(what: &str, error: impl fmt::Display) -> Self {
@@ -213,6 +229,11 @@ mod tests {
             assert!(error.is_retryable());
             assert!(error.is_outcome_unknown());
         }
-        assert!(daemon(r#"{"code":"outcome_unknown"}"#).is_outcome_unknown());
+        for (code, is_unknown) in
+            [("outcome_unknown", true), ("internal", true), ("too_warm", true), ("disk_full", false)]
+        {
+            let error = daemon(&format!("{{\"code\":\"{code}\"}}"));
+            assert_eq!(error.is_outcome_unknown(), is_unknown, "{code}");
+        }
     }
 }

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use crate::socket::Socket;
 
 /// Longer than anyone waits, and far from where clocks overflow.
@@ -61,7 +63,7 @@ impl ConnectOptions {
     /// Where nobody listens, connecting fails at once.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
+        self.connect_timeout = timeout.min(LONGEST);
         self
     }
 
@@ -69,7 +71,7 @@ impl ConnectOptions {
     /// ever. Flushing, exporting and backups are not bounded: their time grows with the data.
     #[must_use]
     pub fn request_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.request_timeout = timeout.into();
+        self.request_timeout = timeout.into().map(|timeout| timeout.min(LONGEST));
         self
     }
 
@@ -77,8 +79,14 @@ impl ConnectOptions {
     /// seconds, and never longer than the request may take.
     ///
     /// Every write then carries a number under a name that no other client has, and the daemon recognises a
-    /// repetition, so it is stored once. With [`Duration::ZERO`] a write is sent at most once and carries
-    /// no number; when the connection breaks, it fails with [`Error::Disconnected`](crate::Error).
+    /// repetition, so it is stored once. When no answer comes to any try, or only a refusal that says nothing of the tries
+    /// before, the write fails with [`Error::Disconnected`](crate::Error). With [`Duration::ZERO`] a write is sent at
+    /// most once and carries no number; when the connection breaks, it fails so at once.
+    ///
+    /// Two limits. A write without a date that is sent again across midnight goes to the new day, which does not know of
+    /// the first try: give the date ([`DatedStorage::on`](crate::DatedStorage::on)). And where the daemon refuses a plain
+    /// write (`disk_full`, `busy`), stores a later one of the same client, and is killed before it has answered either, the
+    /// refused one is taken for a repetition when it comes again.
     #[must_use]
     pub fn retry_writes_for(mut self, time: Duration) -> Self {
         self.retry_writes_for = time.min(LONGEST);
@@ -89,7 +97,7 @@ impl ConnectOptions {
     /// wait before they are sent. At least 1.
     #[must_use]
     pub fn max_in_flight(mut self, requests: usize) -> Self {
-        self.max_in_flight = requests.max(1);
+        self.max_in_flight = requests.clamp(1, Semaphore::MAX_PERMITS);
         self
     }
 
@@ -97,7 +105,7 @@ impl ConnectOptions {
     /// with [`Error::Protocol`](crate::Error::Protocol).
     #[must_use]
     pub fn max_reply_bytes(mut self, bytes: usize) -> Self {
-        self.max_reply_bytes = bytes;
+        self.max_reply_bytes = bytes.min(isize::MAX as usize);
         self
     }
 

@@ -17,10 +17,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use fastpersist_protocol::error::ErrorCode;
 use fastpersist_protocol::json;
 use tokio::sync::Notify;
 
-use crate::connection::Slot;
+use crate::connection::{Outcome, Slot};
+use crate::reply;
 
 /// How often a request may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +44,18 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// The pause behind this one.
 pub(crate) fn next_pause(pause: Duration) -> Duration {
     (pause * 2).min(LONGEST_PAUSE)
+}
+
+/// What an answer to a repetition tells. The daemon looks for repetitions behind almost everything else, so most refusals
+/// say nothing of the first try: that may be stored. Only what no configuration allows was refused then too, and a
+/// condition is looked at behind them.
+pub(crate) fn of_repetition(outcome: Outcome) -> Outcome {
+    let Some(error) = outcome.as_ref().ok().and_then(|line| reply::check(line).err()) else { return outcome };
+    match error.code() {
+        None | Some(ErrorCode::BadJson | ErrorCode::UnknownOp | ErrorCode::Conflict) => outcome,
+        Some(_) if error.is_outcome_unknown() => outcome,
+        Some(_) => Err(error.unanswered()),
+    }
 }
 
 /// The numbers of one client's writes.

@@ -85,10 +85,14 @@ pub(crate) fn open_first(sockets: &[Socket]) -> Result<Option<(UnixStream, &Sock
     Err(Error::connect(names(sockets), refusal))
 }
 
-/// Like [`open_first`], but waits while all that listen are busy. The connection blocks.
-pub(crate) fn open_blocking(options: &options::ConnectOptions) -> Result<(UnixStream, Socket), Error> {
+/// Like [`open_first`], but waits while all that listen are busy, no longer than `limit` and than the options say.
+/// The connection blocks.
+pub(crate) fn open_blocking(
+    options: &options::ConnectOptions,
+    limit: Option<Duration>,
+) -> Result<(UnixStream, Socket), Error> {
     let sockets = options.sockets();
-    let deadline = Instant::now() + options.connect_timeout;
+    let deadline = Instant::now() + limit.unwrap_or(options.connect_timeout).min(options.connect_timeout);
     loop {
         match open_first(&sockets)? {
             Some((stream, socket)) => {

@@ -74,7 +74,7 @@ impl Changes {
     fn connect(&mut self) -> Result<&mut Wire, Error> {
         let mut wire = match self.wire.take() {
             Some(wire) => return Ok(self.wire.insert(wire)),
-            None => Wire::open(&self.options)?,
+            None => Wire::open(&self.options, Deadline::after(None))?,
         };
         let deadline = Deadline::after(self.options.request_timeout);
         let sent = wire.send(&self.follow.line(), deadline);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use fastpersist_protocol::frame::{Line, LineBuffer};
 
+use crate::connection::Outcome;
 use crate::error::Error;
 use crate::options::ConnectOptions;
 use crate::reply;
@@ -29,6 +30,16 @@ pub(super) enum Broken {
     Midway(Error),
 }
 
+/// How far a pipeline has come.
+pub(super) struct Piped {
+    /// The replies that came, those of the first lines.
+    pub(super) replies: Vec<Outcome>,
+    /// So many lines may have been taken from us.
+    pub(super) begun: usize,
+    /// What broke the connection. None of the lines is tried again here, because that could change their order.
+    pub(super) end: Option<Error>,
+}
+
 /// The end of the time allowed.
 #[derive(Clone, Copy)]
 pub(super) struct Deadline {
@@ -36,12 +47,13 @@ pub(super) struct Deadline {
 }
 
 impl Deadline {
+    /// A time that no clock can show is none.
     pub(super) fn after(limit: Option<Duration>) -> Self {
-        Self { end: limit.map(|limit| (Instant::now() + limit, limit)) }
+        Self { end: limit.and_then(|limit| Some((Instant::now().checked_add(limit)?, limit))) }
     }
 
     /// What is left, `None` for all the time in the world.
-    fn left(self) -> Result<Option<Duration>, Error> {
+    pub(super) fn left(self) -> Result<Option<Duration>, Error> {
         let Some((at, after)) = self.end else { return Ok(None) };
         let left = at.saturating_duration_since(Instant::now());
         // A socket takes a timeout of zero for none at all.
@@ -88,13 +100,21 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub(super) fn open(options: &ConnectOptions) -> Result<Self, Error> {
-        let (stream, socket) = open_blocking(options)?;
+    pub(super) fn open(options: &ConnectOptions, deadline: Deadline) -> Result<Self, Error> {
+        let (stream, socket) = open_blocking(options, deadline.left()?)?;
         let lines = LineBuffer::new(options.max_reply_bytes);
         Ok(Self { stream, socket, lines, broken: false })
     }
 
+    /// Sends a request where no answer is owed.
     pub(super) fn send(&mut self, bytes: &[u8], deadline: Deadline) -> Result<(), Broken> {
+        self.write_all(bytes, deadline).map_err(|broken| match (self.last_words(), broken) {
+            (Some(words), _) => Broken::Midway(words),
+            (None, broken) => broken,
+        })
+    }
+
+    fn write_all(&mut self, bytes: &[u8], deadline: Deadline) -> Result<(), Broken> {
         let mut rest = bytes;
         while !rest.is_empty() {
             match self.write_some(rest, deadline) {
@@ -102,11 +122,7 @@ impl Wire {
                 Err(error) => {
                     self.broken = true;
                     let untouched = rest.len() == bytes.len();
-                    return Err(match self.last_words() {
-                        Some(words) => Broken::Midway(words),
-                        None if untouched => Broken::NothingSent(error),
-                        None => Broken::Midway(error),
-                    });
+                    return Err(if untouched { Broken::NothingSent(error) } else { Broken::Midway(error) });
                 }
             }
         }
@@ -123,6 +139,11 @@ impl Wire {
                 Err(error) => return Err(deadline.error(&error)),
             }
         }
+    }
+
+    /// Whether everything that came was asked for.
+    pub(super) fn is_read(&self) -> bool {
+        self.lines.is_empty()
     }
 
     /// Why the daemon hung up, where it said so before.
@@ -171,39 +192,67 @@ impl Wire {
         }
     }
 
-    /// Sends all lines, reading replies on the way. Once the connection breaks, every line without a
-    /// reply gets that error; none of them is tried again, because that could change their order.
+    /// Sends all lines, reading replies on the way, until the connection breaks. `first` is the end of the time for the
+    /// first of them, and `limit` what those behind have.
     pub(super) fn pipeline(
         &mut self,
         lines: &[&[u8]],
+        first: Deadline,
         limit: Option<Duration>,
-    ) -> Result<Vec<Result<Vec<u8>, Error>>, Broken> {
+    ) -> Result<Piped, Broken> {
         let mut replies = Vec::with_capacity(lines.len());
         let mut sent = 0;
+        let (mut deadline, mut due) = (first, first);
         loop {
             let window = window(&lines[sent..]);
-            match self.send(&window.concat(), Deadline::after(limit)) {
-                Ok(()) => {}
-                Err(Broken::NothingSent(error)) if sent == 0 => return Err(Broken::NothingSent(error)),
-                Err(Broken::NothingSent(error) | Broken::Midway(error)) => {
-                    replies.resize_with(lines.len(), || Err(error.clone()));
-                    return Ok(replies);
+            let mut begun = sent + window.len();
+            let step = match self.write_all(&window.concat(), deadline) {
+                // The replies of the window before; this one's are on their way meanwhile.
+                Ok(()) => self.receive_until(sent, &mut replies, due),
+                Err(Broken::NothingSent(error)) if sent == 0 => {
+                    return Err(self.last_words().map_or(Broken::NothingSent(error), Broken::Midway));
                 }
-            }
-            // The replies of the window before; this one's are on their way meanwhile.
-            while replies.len() < sent {
-                let reply = self.receive(Deadline::after(limit));
-                if let (true, Err(error)) = (self.broken, &reply) {
-                    let error = error.clone();
-                    replies.resize_with(lines.len(), || Err(error.clone()));
-                    return Ok(replies);
+                Err(broken) => {
+                    let words = self.last_replies(begun, &mut replies);
+                    if matches!(broken, Broken::NothingSent(_)) {
+                        begun = sent;
+                    }
+                    let (Broken::NothingSent(error) | Broken::Midway(error)) = broken;
+                    Err(words.unwrap_or(error))
                 }
-                replies.push(reply);
+            };
+            if step.is_err() || window.is_empty() {
+                return Ok(Piped { replies, begun, end: step.err() });
             }
-            if window.is_empty() {
-                return Ok(replies);
+            sent = begun;
+            due = deadline;
+            deadline = Deadline::after(limit);
+        }
+    }
+
+    /// Adds replies until there are `count`, or the connection breaks.
+    fn receive_until(
+        &mut self,
+        count: usize,
+        replies: &mut Vec<Outcome>,
+        deadline: Deadline,
+    ) -> Result<(), Error> {
+        while replies.len() < count {
+            match self.receive(deadline) {
+                Err(error) if !matches!(error, Error::Protocol(_)) => return Err(error),
+                reply => replies.push(reply),
             }
-            sent += window.len();
+        }
+        Ok(())
+    }
+
+    /// When nothing more can be sent: adds the replies, at most until there are `count`, that the daemon gave before it hung
+    /// up. What it refused would look like a repetition when it came again behind what it stored. Answers why it hung up,
+    /// where it said so.
+    fn last_replies(&mut self, count: usize, replies: &mut Vec<Outcome>) -> Option<Error> {
+        match self.receive_until(count, replies, Deadline::after(Some(LAST_WORDS))) {
+            Ok(()) => self.last_words(),
+            Err(error) => Some(error).filter(|error| matches!(error, Error::Daemon(_))),
         }
     }
 }
