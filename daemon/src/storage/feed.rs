@@ -110,9 +110,14 @@ impl Feed {
     pub fn watch(self: &Arc<Self>, published: u64, durable: u64) -> Watching {
         let mut ring = self.ring.lock();
         self.watchers.fetch_add(1, Ordering::Relaxed);
+        let before = ring.tellable();
         ring.follow(published, durable);
         let begun_at = ring.tellable();
         drop(ring);
+        if begun_at > before {
+            // The committer may stand before telling of these, and will find that they can be told already.
+            self.told.notify_waiters();
+        }
         Watching { feed: Arc::clone(self), begun_at }
     }
 
@@ -275,9 +280,13 @@ mod tests {
         let feed = Arc::new(Feed::default());
         let first = feed.watch(0, 0);
         feed.publish(records(1..=2), 2);
-        // The committer has published 3 and 4 but not told it yet.
+        let mut told = std::pin::pin!(first.told());
+        assert!(!told.as_mut().enable());
+        // The committer has published 3 and 4 but not told it yet. It then found that they could be told already, and
+        // the first one slept until the next write.
         let second = feed.watch(4, 4);
         feed.publish(records(3..=4), 4);
+        assert!(told.as_mut().enable(), "the first one is woken");
         assert_eq!(seqs(&first, 3), Err(4), "they are in the log");
         assert_eq!(seqs(&second, 5), Ok(vec![]));
         feed.publish(records(5..=5), 5);
