@@ -83,6 +83,8 @@ impl Connection {
 
     async fn run(&mut self) -> io::Result<()> {
         loop {
+            // Empty lines have no answer that could be waited for: who sends nothing else would keep the thread.
+            tokio::task::coop::consume_budget().await;
             self.wire.push(&mut self.answers)?;
             if *self.stopping.borrow() {
                 return self.drain().await;
@@ -231,7 +233,8 @@ impl Connection {
                 return Ok(());
             }
         }
-        while !self.ended && self.read()? {
+        while !self.ended && Instant::now() < deadline && self.read()? {
+            tokio::task::coop::consume_budget().await;
             let mut at = 0;
             while let Some((line, next)) = self.input.peek(at) {
                 if line != Line::Bytes(&[]) {
