@@ -4,7 +4,7 @@
 //! is gone, or another one stands in its place, passes: what is written then would be lost, or in two places, so
 //! nothing is, and when the directory is back everything goes on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -71,7 +71,7 @@ impl Latch {
     /// [`Astray`] when it is not.
     pub fn look_at_directory(&self) -> Result<(), Astray> {
         let Some(directory) = &self.directory else { return Ok(()) };
-        let astray = disk::identity(&directory.path).ok() != Some(directory.identity);
+        let astray = Astray::look(&directory.path, directory.identity).is_err();
         let was = directory.astray.swap(astray, Ordering::Relaxed);
         if astray && !was {
             tracing::error!("{}; until then nothing is written", directory.astray());
@@ -89,6 +89,17 @@ impl Directory {
 }
 
 impl Astray {
+    /// Looks whether the directory at `path` is the one with this [identity](disk::identity).
+    ///
+    /// # Errors
+    /// When it is not, or is away.
+    pub fn look(path: &Path, identity: (u64, u64)) -> Result<(), Self> {
+        if disk::identity(path).ok() == Some(identity) {
+            return Ok(());
+        }
+        Err(Self { path: path.display().to_string() })
+    }
+
     /// Whether an error is one of these, which passes when the directory is back.
     pub fn is_in(error: &std::io::Error) -> bool {
         error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Self>)

@@ -194,8 +194,37 @@ async fn without_a_file_for_tokens_there_is_no_lock() {
     let bench = Bench::new(10);
     let a = bench.owner(1);
     let path = bench.dir.path().to_owned();
-    std::fs::remove_dir(&path).expect("remove it");
+    let away = path.with_extension("away");
+    std::fs::rename(&path, &away).expect("moved away");
     assert!(matches!(bench.take(&a, "n").await, Err(LockError::Tokens(_))));
-    std::fs::create_dir(&path).expect("make it again");
+    std::fs::rename(&away, &path).expect("put back");
     assert_eq!(bench.take(&a, "n").await.expect("free"), 1, "nothing was given out before");
+}
+
+/// Tokens were reserved in a directory that stood in another's place, and given out again when that one was back.
+#[tokio::test]
+async fn in_another_directory_no_tokens_are_reserved() {
+    let bench = Bench::new(10);
+    let a = bench.owner(1);
+    let path = bench.dir.path().to_owned();
+    let take = async || -> Result<u64, LockError> {
+        let token = bench.take(&a, "n").await?;
+        bench.table.unlock(&a, "n", token).expect("held");
+        Ok(token)
+    };
+    assert_eq!(take().await.expect("free"), 1);
+    let away = path.with_extension("away");
+    std::fs::rename(&path, &away).expect("moved away");
+    std::fs::create_dir(&path).expect("another one");
+    let error = loop {
+        match take().await {
+            Ok(token) => assert!(token <= 1_000, "{token} was never reserved"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, LockError::Tokens(TokenError::Astray(_))), "{error}");
+    assert!(!path.join(TOKEN_FILE).exists());
+    std::fs::remove_dir(&path).expect("removed");
+    std::fs::rename(&away, &path).expect("put back");
+    assert_eq!(take().await.expect("free"), 1_001);
 }

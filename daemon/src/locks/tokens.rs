@@ -15,6 +15,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::disk::{self, Disk};
+use crate::latch::Astray;
 
 /// The file's name in each `base_dir`.
 pub const TOKEN_FILE: &str = "lock_tokens";
@@ -43,6 +44,9 @@ pub enum TokenError {
         /// The file.
         file: String,
     },
+    /// A storage's directory is away. What is reserved elsewhere would be given out again when it is back.
+    #[error(transparent)]
+    Astray(#[from] Astray),
 }
 
 impl TokenError {
@@ -59,11 +63,25 @@ struct Range {
     end: u64,
 }
 
+/// A directory with a file of tokens.
+#[derive(Debug)]
+struct Place {
+    directory: PathBuf,
+    /// Which directory it was when it was opened, where it was there.
+    identity: Option<(u64, u64)>,
+}
+
+impl Place {
+    fn file(&self) -> PathBuf {
+        self.directory.join(TOKEN_FILE)
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Tokens {
     disk: Arc<dyn Disk>,
-    files: Vec<PathBuf>,
+    places: Vec<Place>,
     range: Mutex<Range>,
     /// Held while more are being reserved.
     reserving: tokio::sync::Mutex<()>,
@@ -78,13 +96,17 @@ impl Tokens {
         disk: &Arc<dyn Disk>,
         directories: impl IntoIterator<Item = &'d Path>,
     ) -> Result<Arc<Self>, TokenError> {
-        let files: Vec<_> = directories.into_iter().map(|directory| directory.join(TOKEN_FILE)).collect();
+        let place = |directory: &Path| Place {
+            directory: directory.to_owned(),
+            identity: disk::identity(directory).ok(),
+        };
+        let places: Vec<_> = directories.into_iter().map(place).collect();
         let mut next = 1;
-        for file in &files {
-            next = next.max(read(&**disk, file)?);
+        for place in &places {
+            next = next.max(read(&**disk, &place.file())?);
         }
         let range = Mutex::new(Range { next, end: next });
-        Ok(Arc::new(Self { disk: Arc::clone(disk), files, range, reserving: tokio::sync::Mutex::default() }))
+        Ok(Arc::new(Self { disk: Arc::clone(disk), places, range, reserving: tokio::sync::Mutex::default() }))
     }
 
     /// The next token; `None` when more must be [reserved](Self::reserve) first.
@@ -122,9 +144,14 @@ impl Tokens {
     }
 
     fn write(&self, end: u64) -> Result<(), TokenError> {
-        for file in &self.files {
-            disk::write_durably(&*self.disk, file, format!("{end}\n").as_bytes())
-                .map_err(TokenError::io(file))?;
+        for place in &self.places {
+            if let Some(identity) = place.identity {
+                Astray::look(&place.directory, identity)?;
+            }
+        }
+        for file in self.places.iter().map(Place::file) {
+            disk::write_durably(&*self.disk, &file, format!("{end}\n").as_bytes())
+                .map_err(TokenError::io(&file))?;
         }
         Ok(())
     }

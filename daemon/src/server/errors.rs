@@ -129,7 +129,7 @@ pub(super) fn of_lock(error: &LockError) -> WireError {
             }
         }
         LockError::Yours { token, .. } => new(ErrorCode::Conflict).with_number("token", *token),
-        LockError::TooMany { .. } => new(ErrorCode::Busy),
+        LockError::TooMany { .. } | LockError::Tokens(TokenError::Astray(_)) => new(ErrorCode::Busy),
         LockError::Tokens(TokenError::Io { source, .. }) if disk::is_full(source) => new(ErrorCode::DiskFull),
         LockError::Tokens(error) => internal("taking a lock", error),
         // Nobody reads the answer of a connection that has ended.
