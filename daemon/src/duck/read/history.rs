@@ -11,6 +11,9 @@ use super::{Reader, decode};
 use crate::duck::error::DuckError;
 use crate::storage::record::{Names, Record};
 
+/// How large a write is, about, without reading it whole.
+pub(super) const SIZE: &str = "coalesce(strlen(data::VARCHAR), 0) + coalesce(strlen(value_string), 0)";
+
 /// Which writes are wanted, and how many.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
@@ -65,7 +68,7 @@ impl Reader {
     ) -> Result<(Option<(u64, u64)>, bool), DuckError> {
         let Some(table) = &self.shared.history else { return Ok((None, false)) };
         let sql = format!(
-            "SELECT seq, coalesce(strlen(data::VARCHAR), 0) + coalesce(strlen(value_string), 0) FROM {} \
+            "SELECT seq, {SIZE} FROM {} \
              WHERE {filter} AND seq < ? ORDER BY seq DESC LIMIT {}",
             table.sql(),
             wanted.limit.saturating_add(1)

@@ -70,16 +70,25 @@ fn changes_come_back_as_they_were_written_deletions_too() {
     store.flush(&history(second)).expect("a flush");
     let reader = store.reader().expect("a reader");
     for (from, to) in [(1, 8), (3, 6), (8, 100), (9, 9)] {
-        let read = reader.changes(from, to).expect("a read");
+        let read = reader.changes(from, to, usize::MAX).expect("a read");
         let expected = written.iter().filter(|record| (from..=to).contains(&record.seq()));
         assert!(
             read.iter().map(Record::columns).eq(expected.map(Record::columns)),
             "{from} to {to}: {read:?}"
         );
     }
+    for (max_bytes, expected) in [(0, 1), (2, 1), (5, 2), (6, 4), (13, 6), (usize::MAX, 8)] {
+        let read = reader.changes(1, 8, max_bytes).expect("a read");
+        let seqs: Vec<_> = read.iter().map(Record::seq).collect();
+        assert_eq!(
+            seqs,
+            (1..=expected).collect::<Vec<_>>(),
+            "documents of 2 bytes and {max_bytes} bytes in all"
+        );
+    }
     assert_eq!(reader.oldest_change(4).expect("a read"), Some(4));
     assert_eq!(reader.oldest_change(9).expect("a read"), None);
-    assert!(place.dated().reader().expect("a reader").changes(1, 8).expect("a read").is_empty());
+    assert!(place.dated().reader().expect("a reader").changes(1, 8, usize::MAX).expect("a read").is_empty());
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::wal::follow::{FollowError, Lines, Tail};
 /// documents do not fill memory.
 const FIRST_WINDOW: u64 = 64;
 const MAX_WINDOW: u64 = 8192;
-/// A window of so many bytes is large enough; one of more is too large.
+/// A window of so many bytes is large enough; of one of more only the beginning is read.
 const ENOUGH_WINDOW_BYTES: usize = 256 << 10;
 const MAX_WINDOW_BYTES: usize = 1 << 20;
 /// How often a segment is looked up again that went away meanwhile.
@@ -163,9 +163,9 @@ impl Partition {
         }
         let until = flushed.min(from + cursor.window - 1);
         let Some(reader) = self.take_reader()? else { return Ok(nothing) };
-        let mut records = self.noting_failure(reader.changes(from, until))?;
+        let mut records = self.noting_failure(reader.changes(from, until, MAX_WINDOW_BYTES))?;
         let bytes: usize = records.iter().map(Record::size_bytes).sum();
-        if bytes > MAX_WINDOW_BYTES {
+        if records.last().is_some_and(|last| last.seq() < until) || bytes > MAX_WINDOW_BYTES {
             cursor.window = (cursor.window / 4).max(1);
         } else if bytes < ENOUGH_WINDOW_BYTES {
             cursor.window = (cursor.window * 2).min(MAX_WINDOW);
