@@ -86,6 +86,12 @@ fn an_import_keeps_the_time_and_leaves_alone_what_is_as_new() {
     {
         conn.refused(json!({"op": "import", "ops": [wrong]}), "bad_request");
     }
+    let requests = &conn.ok(json!({"op": "stats"}))["daemon"]["requests"];
+    assert_eq!(
+        (&requests["import"], requests.get("batch")),
+        (&json!(3), None),
+        "each is counted once: {requests}"
+    );
     // As with every write, what was answered outlives the process.
     daemon.kill();
     let daemon = site.start();

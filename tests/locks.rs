@@ -93,6 +93,30 @@ fn those_who_wait_get_it_in_turn() {
     assert!(token(&first.ok(lock_waiting("a", PATIENCE))) > last);
 }
 
+/// A store behind a lock got the time at which both had come.
+#[test]
+fn a_write_behind_a_wait_has_the_time_after_it() {
+    let (_site, daemon, mut holder) = start();
+    let held = token(&holder.ok(lock("a")));
+    let mut conn = daemon.connect();
+    conn.send_all([
+        lock_waiting("a", PATIENCE),
+        json!({"op": "store", "storage": "jobs", "key": "k", "data": {}}),
+    ]);
+    wait_for_waiters(&mut holder, 1);
+    let marker = json!({"op": "store", "storage": "jobs", "key": "marker", "data": {}});
+    holder.ok(marker);
+    holder.ok(unlock("a", held));
+    token(&conn.answer());
+    conn.answer();
+    let mut updated_at = |key: &str| {
+        let answer = conn.ok(json!({"op": "get_key", "storage": "jobs", "key": key}));
+        answer["records"][0]["updated_at"].as_str().expect("a time").to_owned()
+    };
+    let (marker, stored) = (updated_at("marker"), updated_at("k"));
+    assert!(stored > marker, "{stored}, and what was stored before the lock was free at {marker}");
+}
+
 #[test]
 fn a_wait_ends_in_time_and_blocks_nobody_else() {
     let (_site, daemon, mut holder) = start();

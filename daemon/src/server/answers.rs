@@ -10,7 +10,7 @@ use std::time::Instant;
 use fastpersist_protocol::error::WireError;
 use fastpersist_protocol::json;
 use fastpersist_protocol::reply;
-use fastpersist_protocol::request::Durability;
+use fastpersist_protocol::request::{Durability, Op};
 
 use super::wire::Wire;
 use super::{Server, errors};
@@ -24,11 +24,16 @@ pub(super) enum WriteKind {
     Store = 0,
     Delete = 1,
     Batch = 2,
+    Import = 26,
 }
 
 impl WriteKind {
-    /// How many there are; operations from this number on are no writes.
-    pub(super) const COUNT: usize = 3;
+    pub(super) const ALL: [Self; 4] = [Self::Store, Self::Delete, Self::Batch, Self::Import];
+
+    /// Whether it is several writes in one, all of them or none.
+    pub(super) fn is_batch(self) -> bool {
+        matches!(self, Self::Batch | Self::Import)
+    }
 }
 
 /// What a write's answer needs beside its places.
@@ -101,7 +106,7 @@ impl<'a> Answers<'a> {
         out: &mut Vec<u8>,
     ) {
         let mut results = results.map(Vec::into_iter);
-        let mut done = [0; WriteKind::COUNT];
+        let mut done = [0; Op::NAMES.len()];
         for owed in self.owed {
             let meta = match owed {
                 Owed::Written(range) => {
@@ -140,7 +145,7 @@ fn done_of(result: UnitResult, kind: WriteKind) -> Result<Done, WireError> {
     match result {
         UnitResult::Done(seqs) => Ok(Done::Now(seqs)),
         UnitResult::Duplicate { seq } => Ok(Done::Before(seq)),
-        UnitResult::Refused(refusal) => Err(errors::of_refusal(&refusal, kind == WriteKind::Batch)),
+        UnitResult::Refused(refusal) => Err(errors::of_refusal(&refusal, kind.is_batch())),
         UnitResult::Cold { .. } => Err(errors::of_busy_key()),
     }
 }
@@ -177,7 +182,7 @@ fn write_repeated(out: &mut Vec<u8>, kind: WriteKind, seq: Option<u64>) {
             write_seq(out, seq);
         }
         // Only the last of them could be told.
-        WriteKind::Batch => {
+        WriteKind::Batch | WriteKind::Import => {
             reply::field(out, "seqs");
             out.extend_from_slice(b"null");
         }
@@ -222,15 +227,11 @@ impl DirectAnswers {
 
 #[cfg(test)]
 mod tests {
-    use fastpersist_protocol::request::Op;
-
     use super::*;
 
     #[test]
     fn the_kinds_are_numbered_as_the_operations_are() {
-        let kinds = [WriteKind::Store, WriteKind::Delete, WriteKind::Batch];
-        let names = kinds.map(|kind| Op::NAMES[kind as usize]);
-        assert_eq!(names, ["store", "delete", "batch"]);
-        assert_eq!(kinds.len(), WriteKind::COUNT);
+        let names = WriteKind::ALL.map(|kind| Op::NAMES[kind as usize]);
+        assert_eq!(names, ["store", "delete", "batch", "import"]);
     }
 }

@@ -97,12 +97,18 @@ impl<'s> Dispatcher<'s> {
             Err(error) => return pass.refuse(out, id, None, &error),
         };
         let op = request.op.index();
+        let is_write = WriteKind::ALL.iter().any(|kind| *kind as usize == op);
         let result = match self.store_at_once(id, &request, pass) {
             Some(done) => done,
             None => self.request(id, request, pass, out).await,
         };
+        if !is_write {
+            // It may have waited, and what stands behind it is taken now.
+            self.now = Timestamp::now();
+        }
         match result {
-            Ok(()) if op < WriteKind::COUNT => {}
+            // Counted with its answer.
+            Ok(()) if is_write => {}
             Ok(()) => self.done[op] += 1,
             Err(error) => pass.refuse(out, id, Some(op), &error),
         }

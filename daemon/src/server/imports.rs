@@ -33,7 +33,7 @@ impl Dispatcher<'_> {
             warnings.extend(own_warnings.into_iter().map(|warning| format!("op {position}: {warning}")));
         }
         self.target((index, storage), date, pass, out).await?;
-        let meta = WriteMeta { id: id.map(Into::into), kind: WriteKind::Batch, durability, warnings };
+        let meta = WriteMeta { id: id.map(Into::into), kind: WriteKind::Import, durability, warnings };
         if let Some(partition) = self.held(index, date) {
             pass.add(storage, partition, meta, None, |submission| {
                 for record in records {

@@ -15,7 +15,7 @@ use fastpersist_protocol::error::WireError;
 use fastpersist_protocol::reply;
 use fastpersist_protocol::request::{Durability, Producer};
 
-use super::answers::{Answers, DirectAnswers, WriteKind, WriteMeta};
+use super::answers::{Answers, DirectAnswers, WriteMeta};
 use super::wire::Wire;
 use super::{Server, errors};
 use crate::storage::Storage;
@@ -136,7 +136,7 @@ impl<'a> Pass<'a> {
             producer.map(|Producer { name, seq }| commit::Producer { name: (&**name).into(), seq: *seq });
         self.submission.producer = producer.map(Box::new);
         add(&mut self.submission);
-        self.submission.end_unit(first, meta.kind == WriteKind::Batch);
+        self.submission.end_unit(first, meta.kind.is_batch());
         self.submission.sync |= meta.durability == Durability::Sync;
         self.answers.owe(meta);
     }
