@@ -98,7 +98,7 @@ pub(super) fn asker(load: &Load, mut random: Random, handed_over: bool) {
             4 => json!({"storage": "jobs", "from": date(newest.saturating_sub(5)), "to": date(newest),
                 "sql": "SELECT date, count(*), max(seq) FROM storage GROUP BY date"}),
             5 => {
-                json!({"storage": "jobs", "from": date(random.between(0, newest)), "sql": "SELECT * FROM storage WHERE key > 'w2/'"})
+                json!({"storage": "jobs", "from": date(random.between(load.recent(), newest)), "sql": "SELECT * FROM storage WHERE key > 'w2/'"})
             }
             _ => {
                 json!({"storage": "jobs", "from": date(newest), "sql": "SELECT key, data FROM storage ORDER BY key"})

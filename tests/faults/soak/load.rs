@@ -17,6 +17,14 @@ use crate::harness::Conn;
 
 /// A new date begins after so long, and the one before it is left alone but for a few writes.
 const DAY: Duration = Duration::from_secs(15);
+/// How far back a query may look. Their number is reached within the warm-up of an hour.
+const RECENT_DAYS: u64 = 60;
+/// Writes to the collection in a second, of one writer: each stays in the history, and the disk has to hold an hour of them.
+const ITEMS_PER_SECOND: u64 = 25;
+/// What a writer writes to the collection as fast as it can, for each second of the run, before it keeps to that pace. Queries,
+/// exports, backups and deep looks take memory by how much history there is, so most of it must be there when the warm-up
+/// ends: what grows then is the daemon's and not its data's.
+const ITEMS_BEFORE: u64 = 75;
 
 /// What may befall a correct request: each is documented as worth another try.
 const RETRYABLE: [&str; 4] = ["busy", "timeout", "locked", "shutting_down"];
@@ -24,6 +32,7 @@ const RETRYABLE: [&str; 4] = ["busy", "timeout", "locked", "shutting_down"];
 pub(super) struct Load {
     socket: String,
     begun: Instant,
+    length: Duration,
     /// Everybody but the writers stops first: who follows changes needs some to come.
     leaving: AtomicBool,
     stopped: AtomicBool,
@@ -36,10 +45,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Load {
-    pub(super) fn new(socket: &str) -> Self {
+    pub(super) fn new(socket: &str, length: Duration) -> Self {
         Self {
             socket: socket.to_owned(),
             begun: Instant::now(),
+            length,
             leaving: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             counts: Mutex::default(),
@@ -58,6 +68,16 @@ impl Load {
     /// How many dates there are by now.
     pub(super) fn days(&self) -> u64 {
         1 + self.elapsed().as_secs() / DAY.as_secs()
+    }
+
+    /// The first of the dates that a query may look at.
+    pub(super) fn recent(&self) -> u64 {
+        self.days().saturating_sub(RECENT_DAYS)
+    }
+
+    /// How many writes to the collection one writer should have sent by now.
+    pub(super) fn items_due(&self) -> u64 {
+        self.length.as_secs() * ITEMS_BEFORE + self.elapsed().as_secs() * ITEMS_PER_SECOND
     }
 
     pub(super) fn leave(&self) {

@@ -11,8 +11,6 @@ use crate::harness::{Conn, Random};
 const KEYS: u64 = 400;
 /// Of each writer in the collection: with their documents twice what its cache holds.
 const ITEMS: u64 = 4000;
-/// Writes to the collection in a second, of one writer: each stays in the history, and the disk has to hold an hour of them.
-const ITEMS_PER_SECOND: u64 = 100;
 /// Older dates that are written to again, so that they are opened again.
 const OLD_DAYS: u64 = 6;
 
@@ -63,7 +61,7 @@ impl Writer<'_> {
     fn burst(&mut self) {
         let day = self.day();
         let mut requests: Vec<_> = (0..self.random.between(1, 24)).map(|_| self.job(day)).collect();
-        while self.sent_items < self.load.elapsed().as_secs() * ITEMS_PER_SECOND && requests.len() < 48 {
+        while self.sent_items < self.load.items_due() && requests.len() < 48 {
             requests.push(self.item());
         }
         self.conn.send_all(requests.iter().map(|(request, _)| request));
